@@ -1,0 +1,276 @@
+"""Scalar expressions: what stands on the right of an equation.
+
+    expr = Const(value)                       an exact rational or a float
+         | Access(slot, index)                operand number `slot` read at affine indices
+         | Value(form)                        the value of an index form as a number
+         | Inside(form, extent)               1 where the form is an integer in [0, extent), else 0
+         | Size(extent)                       an extent as a number (the open batch size)
+         | Apply(fn, args)                    a scalar function, a row of functions.TABLE
+         | Reduce(kind, indices, body)        sum, max, min, argmax, argmin; at most one in an equation
+
+Nodes are frozen and interned: equal expressions are the same object, so equality is `is` and common
+subexpressions are free. A read outside its operand gives the neutral element of the reduction
+around it (0 for sum and for none, -inf for max).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+from typing import Any, cast
+
+from faltung.graph.index import Affine, Extent
+
+Number = int | float | Fraction
+
+
+class _Interned(type):
+    """Metaclass: one object a value, as long as anyone holds it."""
+
+    _table: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
+
+    def __call__(cls, *fields: Any) -> Any:
+        key = (cls, *((type(f), f) for f in fields))  # 1 and 1.0 are different constants
+        found = _Interned._table.get(key)
+        if found is None:
+            found = super().__call__(*fields)
+            _Interned._table[key] = found
+        return found
+
+
+class Expr(metaclass=_Interned):
+    """Base of all scalar expressions; immutable."""
+
+    __slots__ = ("__weakref__",)
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return ()
+
+    def rebuild(self, children: tuple[Expr, ...]) -> Expr:
+        """The same node over other children."""
+        return self
+
+
+class Const(Expr):
+    """A number; integers and rationals are kept exact."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Number) -> None:
+        self.value = value
+
+
+class Access(Expr):
+    """Operand number `slot` at `index`, one affine form an axis."""
+
+    __slots__ = ("slot", "index")
+
+    def __init__(self, slot: int, index: tuple[Affine, ...]) -> None:
+        self.slot, self.index = slot, index
+
+
+class Value(Expr):
+    """The value of an index form, as in `[t[n] = k]`."""
+
+    __slots__ = ("form",)
+
+    def __init__(self, form: Affine) -> None:
+        self.form = form
+
+
+class Inside(Expr):
+    """Iverson bracket [0 <= form < extent], 0 also where the form does not divide."""
+
+    __slots__ = ("form", "extent")
+
+    def __init__(self, form: Affine, extent: Extent) -> None:
+        self.form, self.extent = form, extent
+
+
+class Size(Expr):
+    """An extent as a number."""
+
+    __slots__ = ("extent",)
+
+    def __init__(self, extent: Extent) -> None:
+        self.extent = extent
+
+
+class Apply(Expr):
+    """A scalar function of functions.TABLE applied to its arguments."""
+
+    __slots__ = ("fn", "args")
+
+    def __init__(self, fn: str, args: tuple[Expr, ...]) -> None:
+        self.fn, self.args = fn, args
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return self.args
+
+    def rebuild(self, children: tuple[Expr, ...]) -> Expr:
+        return cast(Expr, Apply(self.fn, children))
+
+
+class Reduce(Expr):
+    """A reduction of `body` over bound `indices`."""
+
+    __slots__ = ("kind", "indices", "body")
+
+    def __init__(self, kind: str, indices: tuple[str, ...], body: Expr) -> None:
+        self.kind, self.indices, self.body = kind, indices, body
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return (self.body,)
+
+    def rebuild(self, children: tuple[Expr, ...]) -> Expr:
+        return cast(Expr, Reduce(self.kind, self.indices, children[0]))
+
+
+#              kind      neutral element (what a read outside gives)
+NEUTRAL: dict[str, float] = {
+    "sum":    0.0,
+    "max":    float("-inf"),
+    "min":    float("inf"),
+    "argmax": float("-inf"),
+    "argmin": float("inf"),
+}  # fmt: skip
+
+ZERO, ONE = Const(0), Const(1)
+
+
+def walk(expr: Expr) -> Iterator[Expr]:
+    """Every distinct node below and including `expr`, children first."""
+    seen: set[int] = set()
+
+    def visit(e: Expr) -> Iterator[Expr]:
+        if id(e) in seen:
+            return
+        seen.add(id(e))
+        for child in e.children:
+            yield from visit(child)
+        yield e
+
+    yield from visit(expr)
+
+
+def accesses(expr: Expr) -> list[Access]:
+    """The distinct reads in `expr`, in order of appearance."""
+    return [e for e in walk(expr) if isinstance(e, Access)]
+
+
+def reduction(expr: Expr) -> Reduce | None:
+    """The reduction in `expr`, if any."""
+    return next((e for e in walk(expr) if isinstance(e, Reduce)), None)
+
+
+def rewrite(expr: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
+    """`expr` with `change` applied to every node, children first; None keeps a node."""
+    done: dict[int, Expr] = {}
+
+    def visit(e: Expr) -> Expr:
+        found = done.get(id(e))
+        if found is None:
+            children = tuple(visit(c) for c in e.children)
+            if isinstance(e, Apply):
+                rebuilt = e if children == e.args else apply(e.fn, *children)
+            else:
+                rebuilt = e if children == e.children else e.rebuild(children)
+            found = change(rebuilt)
+            done[id(e)] = found = rebuilt if found is None else found
+        return found
+
+    return visit(expr)
+
+
+def replace(expr: Expr, old: Expr, new: Expr) -> Expr:
+    """`expr` with every occurrence of the node `old` replaced."""
+    return rewrite(expr, lambda e: new if e is old else None)
+
+
+def reindex(expr: Expr, values: Mapping[str, Affine]) -> Expr:
+    """Every index replaced by an affine form; bound indices may only be renamed."""
+
+    def change(e: Expr) -> Expr | None:
+        if isinstance(e, Access):
+            return cast(Expr, Access(e.slot, tuple(a.substitute(values) for a in e.index)))
+        if isinstance(e, Value):
+            return cast(Expr, Value(e.form.substitute(values)))
+        if isinstance(e, Inside):
+            return cast(Expr, Inside(e.form.substitute(values), e.extent))
+        if isinstance(e, Reduce) and any(i in values for i in e.indices):
+            names: list[str] = []
+            for i in e.indices:  # a bound index replaced by a form over other names binds those names
+                names += values[i].names if i in values else (i,)
+            return cast(Expr, Reduce(e.kind, tuple(dict.fromkeys(names)), e.body))
+        return None
+
+    return rewrite(expr, change)
+
+
+def reslot(expr: Expr, slots: Mapping[int, int]) -> Expr:
+    """Every operand renumbered."""
+    return rewrite(expr, lambda e: Access(slots[e.slot], e.index) if isinstance(e, Access) else None)
+
+
+def const(value: Number) -> Expr:
+    """A constant; a Fraction that is whole becomes an int."""
+    if isinstance(value, Fraction) and value.denominator == 1:
+        value = value.numerator
+    return cast(Expr, Const(value))
+
+
+def apply(fn: str, *args: Expr) -> Expr:
+    """A function applied, after the algebra that never costs anything: folding, +0, ×1, ×0, --x."""
+    values = [a.value for a in args if isinstance(a, Const)]
+    if len(values) == len(args) and all(isinstance(v, (int, Fraction)) for v in values):
+        folded = _fold(fn, [Fraction(v) for v in values])
+        if folded is not None:
+            return const(folded)
+    a, b = (args + (ZERO, ZERO))[:2]
+    match fn:
+        case "add" if a is ZERO:
+            return b
+        case "add" | "sub" if b is ZERO:
+            return a
+        case "sub" if a is ZERO:
+            return apply("neg", b)
+        case "sub" if a is b:
+            return ZERO
+        case "mul" if a is ZERO or b is ZERO:
+            return ZERO
+        case "mul" if a is ONE:
+            return b
+        case "mul" | "div" if b is ONE:
+            return a
+        case "div" if a is ZERO:
+            return ZERO
+        case "neg" if isinstance(a, Apply) and a.fn == "neg":
+            return a.args[0]
+        case "mul" if isinstance(a, Apply) and a.fn == "neg":
+            return apply("neg", apply("mul", a.args[0], b))
+        case "mul" if isinstance(b, Apply) and b.fn == "neg":
+            return apply("neg", apply("mul", a, b.args[0]))
+        case "mul" if isinstance(b, Const) and not isinstance(a, Const):
+            return apply("mul", b, a)  # coefficients stand in front
+        case "add" if isinstance(b, Apply) and b.fn == "neg":
+            return apply("sub", a, b.args[0])
+    return cast(Expr, Apply(fn, args))
+
+
+def _fold(fn: str, v: list[Fraction]) -> Fraction | None:
+    match fn:
+        case "add":
+            return v[0] + v[1]
+        case "sub":
+            return v[0] - v[1]
+        case "mul":
+            return v[0] * v[1]
+        case "div":
+            return v[0] / v[1] if v[1] else None
+        case "neg":
+            return -v[0]
+    return None

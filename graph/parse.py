@@ -1,0 +1,483 @@
+"""Equation text → equation.
+
+    equation = NAME "[" slots "]" "=" expr
+    expr     = term (("+" | "-") term)*            term = factor (("*" | "·" | "/") factor)*
+    factor   = NUMBER | NAME | "-" factor | "(" expr ")" | "|" expr "|"
+             | NAME "[" slots "]"                   an operand read at affine indices
+             | REDUCE "(" indices ":" expr ")"      REDUCE = sum max min argmax argmin
+             | "Σ_{" indices "}" term               what the printer writes; also max_{…}, min_{…}
+             | FUNCTION "(" expr, … ")" | "extent(" indices ")"
+             | "[" expr COMPARE expr "]"            Iverson bracket; COMPARE = = ≠ < > ≤ ≥
+    slots    = affine, …     indices = NAME ("<" extent)?, …
+
+Attributes (`s`, `P`, …) are numbers given with the text. Two shorthands make one row serve every rank:
+`s*i+d*p-P...` repeats a slot for each spatial axis (i → i, j, k; p → p, q, r; attributes by axis), and
+`X[...]` reads a whole operand, broadcasting axes of extent 1 and missing leading axes as NumPy does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import lru_cache
+from math import prod
+from typing import cast
+
+from faltung.graph.equation import Equation, check, make
+from faltung.graph.errors import EquationError, ShapeError
+from faltung.graph.expr import Access, Expr, Reduce, Size, Value, accesses, apply, const, rewrite
+from faltung.graph.extents import solve
+from faltung.graph.functions import CALLS, TABLE
+from faltung.graph.index import BATCH, Affine, Batch, Extent, Shape
+
+REDUCTIONS = ("sum", "max", "min", "argmax", "argmin")
+FAMILIES = {"i": "ijk", "p": "pqr", "u": "uvw", "x": "xyz"}
+LETTERS = {0: "", 1: "i", 2: "nk", 3: "nci", 4: "ncij", 5: "ncijk"}
+COMPARE = {"=": "eq", "==": "eq", "≠": "ne", "!=": "ne", "<": "lt", ">": "gt", "≤": "le", "<=": "le", "≥": "ge", ">=": "ge"}
+
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?)|(?P<name>[^\W\d_](?:[^\W_]|[\u0300-\u036f]|_(?!\{))*)"
+    r"|(?P<symbol>_\{|==|!=|<=|>=|[-+*/·−\[\](){},:=<>≤≥≠|√]))"
+)
+_SPATIAL = re.compile(r"([^\[\],:()]*)\.\.\.")
+_NAME = re.compile(r"[^\W\d_]\w*")
+
+Attribute = int | float | Fraction | Sequence[int]
+
+
+def spatial(text: str, rank: int, attributes: Mapping[str, Attribute]) -> str:
+    """Every `slot...` repeated for `rank` spatial axes, attributes replaced by their axis' number."""
+
+    def repeat(match: re.Match[str]) -> str:
+        if not match[1].strip():
+            return match[0]
+
+        def axis(t: int) -> str:
+            def name(m: re.Match[str]) -> str:
+                value = attributes.get(m[0])
+                if isinstance(value, Sequence):
+                    return str(value[t])
+                return FAMILIES[m[0]][t] if m[0] in FAMILIES and m[0] not in attributes else m[0]
+
+            return _NAME.sub(name, match[1])
+
+        return ",".join(axis(t) for t in range(rank))
+
+    return _SPATIAL.sub(repeat, text).replace("[,", "[").replace(",]", "]")
+
+
+def parse(
+    text: str,
+    shapes: Sequence[Shape] | None = None,
+    *,
+    operands: Sequence[str] | None = None,
+    attributes: Mapping[str, Attribute] | None = None,
+    extents: Mapping[str, Extent] | None = None,
+    rank: int | None = None,
+) -> Equation:
+    """The equation that `text` writes, over operands of the given shapes.
+
+    `operands` fixes the order of the operands (default: order of appearance); `rank` is the number of
+    spatial axes for `...` (default: axes of the first operand less two). Raises EquationError for text
+    that breaks the grammar, names an unknown index or is not affine, ShapeError for extents that clash.
+    """
+    attributes = dict(attributes or {})
+    shapes = tuple(shapes or ())
+    spatial_rank = rank if rank is not None else max(0, len(shapes[0]) - 2) if shapes else 0
+    text = spatial(text, spatial_rank, attributes)
+    text = _whole(text, shapes, tuple(operands or ()))
+    tree = _tree(text)
+    names = tuple(operands) if operands is not None else tree.operands
+    extra = [o for o in tree.operands if o not in names]
+    if extra:
+        raise EquationError(f"{text}: operand {extra[0]} is read but only {', '.join(names)} are given")
+    if len(shapes) != len(names):
+        raise EquationError(f"{text}: reads {len(names)} operands ({', '.join(names)}), {len(shapes)} shapes given")
+    return _build(text, tree, names, shapes, attributes, dict(extents or {}))
+
+
+def operand_names(text: str) -> tuple[str, ...]:
+    """Names of the operands that equation text reads, in order of appearance."""
+    return _tree(spatial(text, 0, {}).replace("[...]", "[]")).operands
+
+
+def _whole(text: str, shapes: tuple[Shape, ...], names: tuple[str, ...]) -> str:
+    """`X[...]` written out, with NumPy's broadcasting between the operands that are read so."""
+    if "[...]" not in text:
+        return text
+    right = text.split("=", 1)[1]
+    read = list(dict.fromkeys(m[1] for m in re.finditer(r"(\w+)\[\.\.\.\]", right)))
+    order = names or tuple(dict.fromkeys(m[1] for m in re.finditer(r"(\w+)\[", right)))
+    whole = {name: shapes[order.index(name)] for name in read}
+    out = broadcast(*whole.values())
+    if len(out) not in LETTERS:
+        raise ShapeError(f"{text}: tensors of {len(out)} axes; at most {max(LETTERS)} are supported")
+    letters = LETTERS[len(out)]
+
+    def slots(name: str) -> str:
+        shape = whole.get(name, out)
+        lead = len(out) - len(shape)
+        return ",".join("0" if e == 1 and out[lead + a] != 1 else letters[lead + a] for a, e in enumerate(shape))
+
+    return re.sub(r"(\w+)\[\.\.\.\]", lambda m: f"{m[1]}[{slots(m[1])}]", text)
+
+
+def broadcast(*shapes: Shape) -> Shape:
+    """The common shape under NumPy's rules. Raises ShapeError naming the axis that clashes."""
+    rank = max(map(len, shapes))
+    out: list[Extent] = []
+    for axis in range(rank):
+        present = [s[axis - rank + len(s)] for s in shapes if axis - rank + len(s) >= 0]
+        wide = list(dict.fromkeys(e for e in present if e != 1))
+        if len(wide) > 1:
+            raise ShapeError(f"shapes {' and '.join(map(str, shapes))} do not broadcast: axis {axis} is {wide[0]} and {wide[1]}")
+        out.append(wide[0] if wide else 1)
+    return tuple(out)
+
+
+# ---- syntax tree: nested tuples ("op", …), so that one text is read once for all shapes ----
+
+
+@dataclass
+class _Tree:
+    target: str
+    slots: list[object]
+    given: dict[str, object]
+    body: object
+    operands: tuple[str, ...]
+
+
+@dataclass
+class _Reader:
+    text: str
+    tokens: list[tuple[str, str]] = field(default_factory=list)
+    at: int = 0
+    operands: dict[str, None] = field(default_factory=dict)
+    given: dict[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        position = 0
+        stripped = self.text.rstrip()
+        while position < len(stripped):
+            match = _TOKEN.match(stripped, position)
+            if not match:
+                raise EquationError(f"{self.text}: cannot read {stripped[position:].strip()[:12]!r}")
+            self.tokens.append((str(match.lastgroup), match[str(match.lastgroup)].replace("−", "-")))
+            position = match.end()
+
+    def peek(self, ahead: int = 0) -> str:
+        return self.tokens[self.at + ahead][1] if self.at + ahead < len(self.tokens) else ""
+
+    def kind(self) -> str:
+        return self.tokens[self.at][0] if self.at < len(self.tokens) else "end"
+
+    def take(self, *wanted: str) -> str:
+        token = self.peek()
+        if wanted and token not in wanted:
+            raise EquationError(f"{self.text}: expected {' or '.join(wanted)}, found {token or 'the end'!r}")
+        self.at += 1
+        return token
+
+    def listed(self, end: str) -> list[object]:
+        items: list[object] = []
+        while self.peek() != end:
+            items.append(self.sum())
+            if self.peek() != end:
+                self.take(",")
+        self.take(end)
+        return items
+
+    def indices(self, end: str) -> tuple[str, ...]:
+        names: list[str] = []
+        while self.peek() != end:
+            if self.kind() != "name":
+                raise EquationError(f"{self.text}: {self.peek()!r} is not an index name")
+            names.append(self.take())
+            if self.peek() == "<":
+                self.take()
+                self.given[names[-1]] = self.sum()
+            if self.peek() != end:
+                self.take(",")
+        self.take(end)
+        return tuple(names)
+
+    def sum(self) -> object:
+        left = self.term()
+        while self.peek() in ("+", "-"):
+            op = self.take()
+            left = ("add" if op == "+" else "sub", left, self.term())
+        return left
+
+    def term(self) -> object:
+        left = self.factor()
+        while self.peek() in ("*", "·", "/"):
+            op = self.take()
+            left = ("div" if op == "/" else "mul", left, self.factor())
+        return left
+
+    def factor(self) -> object:
+        kind, token = self.kind(), self.peek()
+        if token == "-":
+            self.take()
+            return ("neg", self.factor())
+        if token == "(":
+            self.take()
+            inner = self.sum()
+            self.take(")")
+            return inner
+        if token == "|":
+            self.take()
+            inner = self.sum()
+            self.take("|")
+            return ("abs", inner)
+        if token == "[":
+            self.take()
+            left = self.sum()
+            pairs: list[object] = []
+            while self.peek() in COMPARE:  # chains: [0 ≤ i < 3]
+                op = COMPARE[self.take()]
+                right = self.sum()
+                pairs.append((op, left, right))
+                left = right
+            if not pairs:
+                raise EquationError(f"{self.text}: expected a comparison inside [ ]")
+            self.take("]")
+            result = pairs[0]
+            for pair in pairs[1:]:
+                result = ("mul", result, pair)
+            return result
+        if token == "√":
+            self.take()
+            self.take("(")
+            inner = self.sum()
+            self.take(")")
+            return ("sqrt", inner)
+        if kind == "number":
+            return ("number", self.take())
+        if kind != "name":
+            raise EquationError(f"{self.text}: expected a number, a name or a bracket, found {token or 'the end'!r}")
+        return self.named(self.take())
+
+    def named(self, name: str) -> object:
+        following = self.peek()
+        if following == "[":
+            self.take()
+            self.operands.setdefault(name)
+            return ("access", name, self.listed("]"))
+        if following == "_{":
+            self.take()
+            kind = "sum" if name == "Σ" else name
+            return ("reduce", kind, self.indices("}"), self.term())
+        if following != "(":
+            return ("name", name)
+        self.take()
+        if name == "extent":
+            return ("extent", self.indices(")"))
+        start = self.at
+        if name in REDUCTIONS:
+            try:
+                names = self.indices(":")
+                body = self.sum()
+                self.take(")")
+                return ("reduce", name, names, body)
+            except EquationError:
+                if name not in CALLS:
+                    raise
+                self.at = start  # max(a, b) rather than max(p: …)
+        name = {"σ": "sigmoid"}.get(name, name)
+        if name not in CALLS:
+            raise EquationError(f"{self.text}: unknown function {name}; known: {', '.join(sorted(CALLS))}")
+        args = self.listed(")")
+        if len(args) != TABLE[name].arity:
+            raise EquationError(f"{self.text}: {name} takes {TABLE[name].arity} argument(s), {len(args)} given")
+        return (name, *args)
+
+
+@lru_cache(maxsize=4096)
+def _tree(text: str) -> _Tree:
+    reader = _Reader(text)
+    if reader.kind() != "name":
+        raise EquationError(f"{text}: an equation starts with its target, as in Y[i] = …")
+    target = reader.take()
+    reader.take("[")
+    slots: list[object] = []
+    while reader.peek() != "]":
+        slots.append(reader.sum())
+        if reader.peek() == "<":
+            reader.take()
+            slot = slots[-1]
+            if not (isinstance(slot, tuple) and slot[0] == "name"):
+                raise EquationError(f"{text}: only a lone index can be given an extent with <")
+            reader.given[slot[1]] = reader.sum()
+        if reader.peek() != "]":
+            reader.take(",")
+    reader.take("]")
+    reader.take("=")
+    body = reader.sum()
+    if reader.at < len(reader.tokens):
+        raise EquationError(f"{text}: unexpected {reader.peek()!r} after the expression")
+    return _Tree(target, slots, reader.given, body, tuple(reader.operands))
+
+
+def _build(
+    text: str,
+    tree: _Tree,
+    names: tuple[str, ...],
+    shapes: tuple[Shape, ...],
+    attributes: dict[str, Attribute],
+    given: dict[str, Extent],
+) -> Equation:
+    indices: dict[str, None] = {}
+    pending: list[tuple[str, ...]] = []
+
+    def number(node: object) -> Fraction | float:
+        match node:
+            case ("number", str(digits)):
+                return Fraction(digits) if "e" not in digits.lower() else float(digits)
+            case ("name", str(name)):
+                value = attributes.get(name)
+                if isinstance(value, (int, float, Fraction)):
+                    return value if isinstance(value, float) else Fraction(value)
+                raise EquationError(f"{text}: {name} is not a number that was given")
+            case (("add" | "sub" | "mul") as op, a, b):
+                x, y = number(a), number(b)
+                return x + y if op == "add" else x - y if op == "sub" else x * y
+            case ("neg", a):
+                return -number(a)
+        raise EquationError(f"{text}: expected a number")
+
+    def constant(node: object) -> Fraction | float | None:
+        try:
+            return number(node)
+        except EquationError:
+            return None
+
+    def affine(node: object) -> Affine:
+        value = constant(node)
+        if value is not None:
+            if isinstance(value, float) or value.denominator != 1:
+                raise EquationError(f"{text}: index arithmetic takes integers, found {value}")
+            return Affine.of(int(value))
+        match node:
+            case ("name", str(name)):
+                if name not in indices:
+                    known = ", ".join(indices) or "none"
+                    raise EquationError(f"{text}: unknown index {name}; the indices here are {known}, attributes {', '.join(attributes) or 'none'}")
+                return Affine.of(name)
+            case ("add", a, b):
+                return affine(a) + affine(b)
+            case ("sub", a, b):
+                return affine(a) - affine(b)
+            case ("neg", a):
+                return -affine(a)
+            case ("mul", a, b):
+                left, right = affine(a), affine(b)
+                if left.constant is not None:
+                    return right * left.constant
+                if right.constant is not None:
+                    return left * right.constant
+            case ("div", a, b):
+                divisor = affine(b).constant
+                if divisor:
+                    return affine(a).over(divisor)
+        raise EquationError(f"{text}: an index must be affine (integers times indices plus a constant)")
+
+    def expression(node: object) -> Expr:
+        match node:
+            case ("number", _):
+                return const(number(node))
+            case ("name", str(name)):
+                if name in indices:
+                    return cast(Expr, Value(Affine.of(name)))
+                if name in attributes:
+                    return const(number(node))
+                raise EquationError(
+                    f"{text}: unknown name {name}; indices are {', '.join(indices) or 'none'}, attributes {', '.join(attributes) or 'none'}; an operand is read with [ ]"
+                )
+            case ("access", str(name), list(slots)):
+                slot = names.index(name)
+                if len(slots) != len(shapes[slot]):
+                    raise ShapeError(f"{text}: {name} is read with {len(slots)} indices but has shape {shapes[slot]} of {len(shapes[slot])} axes")
+                return cast(Expr, Access(slot, tuple(affine(s) for s in slots)))
+            case ("reduce", str(kind), tuple(over), body):
+                inner = expression(body)
+                return cast(Expr, Reduce(kind, over, inner)) if over else inner
+            case ("extent", tuple(over)):
+                pending.append(over)
+                return cast(Expr, Size(cast(Extent, over)))  # replaced once extents are known
+        assert isinstance(node, tuple)
+        return apply(node[0], *(expression(a) for a in node[1:]))
+
+    def declare(node: object) -> None:
+        match node:
+            case ("reduce", kind, tuple(over), body):
+                if kind not in REDUCTIONS:
+                    raise EquationError(f"{text}: unknown reduction {kind}; known: {', '.join(REDUCTIONS)}")
+                for i in over:
+                    if i in indices:
+                        raise EquationError(f"{text}: index {i} is bound twice")
+                    indices[i] = None
+                declare(body)
+            case (str(), *rest):
+                for r in rest:
+                    declare(r)
+            case list(items):
+                for item in items:
+                    declare(item)
+
+    free = _left_names(tree.slots, attributes)
+    for i in free:
+        if i in indices:
+            raise EquationError(f"{text}: index {i} stands twice on the left")
+        indices[i] = None
+    declare(tree.body)
+    clash = [i for i in indices if i in attributes]
+    if clash:
+        raise EquationError(f"{text}: {clash[0]} is both an index and an attribute")
+    lhs = tuple(affine(s) for s in tree.slots)
+    expr = expression(tree.body)
+    given |= {i: BATCH if node == ("name", "N") else int(number(node)) for i, node in tree.given.items()}
+    extents = solve(indices, accesses(expr), shapes, names, given)
+    expr = _sizes(expr, extents)
+    shape = tuple(_reach(form, extents) for form in lhs)
+    eq = make(free, expr, extents, lhs=lhs, shape=shape, target=tree.target, operands=names)
+    return check(eq, shapes)
+
+
+def _left_names(slots: list[object], attributes: Mapping[str, Attribute]) -> tuple[str, ...]:
+    found: list[str] = []
+
+    def visit(node: object) -> None:
+        match node:
+            case ("name", str(name)):
+                if name not in attributes:
+                    found.append(name)
+            case (str(), *rest):
+                for r in rest:
+                    visit(r)
+
+    for s in slots:
+        visit(s)
+    return tuple(found)
+
+
+def _sizes(expr: Expr, extents: Mapping[str, Extent]) -> Expr:
+    def change(e: Expr) -> Expr | None:
+        if isinstance(e, Size) and isinstance(e.extent, tuple):
+            known = [extents[i] for i in e.extent]
+            fixed = const(prod(x for x in known if not isinstance(x, Batch)))
+            return apply("mul", fixed, cast(Expr, Size(BATCH))) if BATCH in known else fixed
+        return None
+
+    return rewrite(expr, change)
+
+
+def _reach(form: Affine, extents: Mapping[str, Extent]) -> Extent:
+    if form.name is not None:
+        return extents[form.name]
+    high = form.range(extents)[1]
+    if high == float("inf"):
+        raise ShapeError(f"the left side {form} mixes the open batch size with another index; fix the batch size")
+    return int(high) + 1

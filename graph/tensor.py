@@ -1,0 +1,253 @@
+"""Tensors: the nodes of the graph. A tensor is a leaf or equations over other tensors.
+
+    tensor = leaf(kind)                          input, parameter, state or constant
+           | computed(equations, operands)       usually one equation; several when they tile the result
+
+Computed tensors are interned: the same equations over the same operands are the same tensor, so common
+subexpressions are free. The name, the user's source line and the derivation are kept beside, not in, the identity.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from faltung.graph.equation import Equation, check
+from faltung.graph.errors import DTypeError, ShapeError
+from faltung.graph.index import BATCH, Batch, Extent, Shape
+
+DTYPES = ("float32", "float64", "int32", "int64", "bool")
+FLOATS = ("float32", "float64")
+
+_serial = itertools.count()
+_interned: weakref.WeakValueDictionary[tuple[Any, ...], Tensor] = weakref.WeakValueDictionary()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of a derivation: what was done, and the equation after it."""
+
+    title: str
+    text: str
+
+
+class Tensor:
+    """A node of the computation graph; nothing is computed until it is compiled or evaluated.
+
+    `shape` holds integers and possibly N, the batch size left open; `dtype` is a NumPy name.
+    """
+
+    __slots__ = (
+        "__weakref__", "derivation", "dtype", "equations", "kind", "name", "op", "operands", "serial", "shape", "site", "value",
+    )  # fmt: skip
+    __array_ufunc__ = None  # so that ndarray + tensor asks us, not NumPy
+
+    def __init__(
+        self,
+        kind: str,
+        shape: Shape,
+        dtype: str,
+        *,
+        name: str = "",
+        equations: tuple[Equation, ...] = (),
+        operands: tuple[Tensor, ...] = (),
+        value: np.ndarray[Any, Any] | None = None,
+        op: str = "",
+    ) -> None:
+        if dtype not in DTYPES:
+            raise DTypeError(f"{name or 'tensor'}: dtype {dtype} is not supported; use one of {', '.join(DTYPES)}")
+        self.kind, self.shape, self.dtype, self.name, self.op = kind, shape, dtype, name, op
+        self.equations, self.operands, self.value = equations, operands, value
+        self.serial = next(_serial)  # creation order: operands come before their users
+        self.derivation: tuple[Step, ...] = ()
+        self.site = _site()
+
+    # ---- what it is ----
+
+    @property
+    def is_leaf(self) -> bool:
+        return not self.equations
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def equation(self) -> Equation:
+        """The defining equation. Raises ShapeError for a leaf, which has none."""
+        if not self.equations:
+            raise ShapeError(f"{self.name or self.kind} is a leaf of the graph; it has no equation")
+        return self.equations[0]
+
+    def latex(self) -> str:
+        """The defining equations as LaTeX."""
+        return " \\\\\n".join(eq.latex() for eq in self.equations)
+
+    def steps(self) -> tuple[Step, ...]:
+        """How the equation was derived, line by line; empty for what was written rather than derived."""
+        return self.derivation
+
+    def __repr__(self) -> str:
+        shape = ", ".join(map(str, self.shape))
+        about = str(self.equations[0]) if self.equations else self.kind
+        return f"<{self.name or 'tensor'} ({shape}) {self.dtype}: {about}>"
+
+    def __bool__(self) -> bool:
+        raise TypeError("a tensor is a graph node and has no truth value; compile it first: ft.compile(tensor)")
+
+    def __len__(self) -> int:
+        if not self.shape or isinstance(self.shape[0], Batch):
+            raise TypeError("this tensor has no fixed length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        raise TypeError("a tensor is a graph node and cannot be iterated over; compile it first: ft.compile(tensor)")
+
+    # ---- arithmetic: each is an equation of ops.pointwise ----
+
+    def __add__(self, other: Any) -> Tensor:
+        return _pointwise("add", self, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return _pointwise("add", other, self)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return _pointwise("sub", self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return _pointwise("sub", other, self)
+
+    def __mul__(self, other: Any) -> Tensor:
+        return _pointwise("mul", self, other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return _pointwise("mul", other, self)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return _pointwise("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return _pointwise("div", other, self)
+
+    def __neg__(self) -> Tensor:
+        return _pointwise("neg", self)
+
+    def __matmul__(self, other: Tensor) -> Tensor:
+        from faltung.graph.dsl import matmul
+
+        return matmul(self, other)
+
+    def sum(self, axis: int | Sequence[int] | None = None) -> Tensor:
+        """Sum over axes (default: all)."""
+        from faltung.graph.dsl import sum as sum_
+
+        return sum_(self, axis)
+
+    def mean(self, axis: int | Sequence[int] | None = None) -> Tensor:
+        """Mean over axes (default: all)."""
+        from faltung.graph.dsl import mean
+
+        return mean(self, axis)
+
+    def reshape(self, *shape: Extent | None) -> Tensor:
+        """The same elements in row-major order under another shape; one extent may be -1."""
+        from faltung.graph.dsl import reshape
+
+        return reshape(self, shape)
+
+    def transpose(self, *axes: int) -> Tensor:
+        """Axes permuted (default: reversed)."""
+        from faltung.graph.dsl import transpose
+
+        return transpose(self, axes or None)
+
+
+def _pointwise(op: str, *args: Any) -> Tensor:
+    from faltung.graph.dsl import pointwise
+
+    return pointwise(op, *args)
+
+
+def leaf(
+    kind: str, shape: Sequence[Extent | None], dtype: str, name: str, value: np.ndarray[Any, Any] | None = None
+) -> Tensor:
+    """An input, parameter, state or constant; None in a shape is the open batch size.
+
+    Raises ShapeError for a negative extent, DTypeError for an unknown dtype.
+    """
+    extents: list[Extent] = []
+    for axis, e in enumerate(shape):
+        if e is None or isinstance(e, Batch):
+            if axis:
+                raise ShapeError(f"{name}: axis {axis} is None, but only axis 0 can be left open (the batch)")
+            extents.append(BATCH)
+        elif isinstance(e, (int, np.integer)) and e >= 0:
+            extents.append(int(e))
+        else:
+            raise ShapeError(f"{name}: extent {e!r} of axis {axis} must be a non-negative integer, or None for the batch")
+    return Tensor(kind, tuple(extents), str(np.dtype(dtype)), name=name, value=value)
+
+
+def computed(
+    equations: Equation | Iterable[Equation],
+    operands: Sequence[Tensor],
+    *,
+    dtype: str | None = None,
+    name: str = "",
+    op: str = "",
+    derivation: tuple[Step, ...] = (),
+) -> Tensor:
+    """A tensor defined by equations over operands, checked and interned.
+
+    The dtype defaults to the common float type of the operands.
+    """
+    eqs = (equations,) if isinstance(equations, Equation) else tuple(equations)
+    operands = tuple(operands)
+    shapes = tuple(t.shape for t in operands)
+    eqs = tuple(check(eq, shapes) for eq in eqs)
+    dtype = dtype or _result_dtype(operands)
+    key = (eqs, operands, dtype)
+    found = _interned.get(key)
+    if found is None:
+        found = Tensor("computed", eqs[0].shape, dtype, name=name, equations=eqs, operands=operands, op=op)
+        found.derivation = derivation
+        _interned[key] = found
+    return found
+
+
+def _result_dtype(operands: Sequence[Tensor]) -> str:
+    floats = {t.dtype for t in operands if t.dtype in FLOATS}
+    if len(floats) > 1:
+        names = ", ".join(f"{t.name or t.op or 'tensor'}: {t.dtype}" for t in operands)
+        raise DTypeError(f"operands mix float32 and float64 ({names}); convert the arrays to one of them")
+    return floats.pop() if floats else "float32"
+
+
+def topological(outputs: Iterable[Tensor]) -> list[Tensor]:
+    """All tensors that the outputs depend on, operands first, in a fixed order."""
+    seen: dict[Tensor, None] = {}
+    stack: list[tuple[Tensor, bool]] = [(t, False) for t in reversed(list(outputs))]
+    while stack:
+        t, expanded = stack.pop()
+        if expanded:
+            seen[t] = None
+        elif t not in seen:
+            stack.append((t, True))
+            stack.extend((o, False) for o in reversed(t.operands) if o not in seen)
+    return list(seen)
+
+
+def _site() -> str:
+    """file:line of the user's code that made the node (the first frame outside the package)."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("faltung."):
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
