@@ -70,7 +70,8 @@ class Arithmetic:
 
     def reduce(self, kind: str, values: Array, axes: int) -> Array:
         """Reduction over the last `axes` axes, in row-major order."""
-        flat = values.reshape(*values.shape[: values.ndim - axes], -1)
+        kept, count = values.shape[: values.ndim - axes], int(np.prod(values.shape[values.ndim - axes :]))
+        flat = values.reshape(*kept, count)
         if flat.shape[-1] == 0:
             return np.full(flat.shape[:-1], self.number(NEUTRAL[kind]), dtype=flat.dtype)
         if kind == "sum":

@@ -139,7 +139,7 @@ NEUTRAL: dict[str, float] = {
     "argmin": float("inf"),
 }  # fmt: skip
 
-ZERO, ONE = Const(0), Const(1)
+ZERO, ONE, _MINUS = Const(0), Const(1), Const(-1)
 
 
 def walk(expr: Expr) -> Iterator[Expr]:
@@ -246,6 +246,12 @@ def apply(fn: str, *args: Expr) -> Expr:
             return b
         case "mul" | "div" if b is ONE:
             return a
+        case "mul" if a is _MINUS or b is _MINUS:
+            return apply("neg", b if a is _MINUS else a)
+        case "mul" if isinstance(a, Apply) and a.fn == "div" and a.args[0] is ONE:
+            return apply("div", b, a.args[1])
+        case "mul" if isinstance(b, Apply) and b.fn == "div" and b.args[0] is ONE:
+            return apply("div", a, b.args[1])
         case "div" if a is ZERO:
             return ZERO
         case "neg" if isinstance(a, Apply) and a.fn == "neg":
@@ -258,6 +264,8 @@ def apply(fn: str, *args: Expr) -> Expr:
             return apply("mul", b, a)  # coefficients stand in front
         case "add" if isinstance(b, Apply) and b.fn == "neg":
             return apply("sub", a, b.args[0])
+        case "sub" if isinstance(b, Apply) and b.fn == "neg":
+            return apply("add", a, b.args[0])
     return cast(Expr, Apply(fn, args))
 
 

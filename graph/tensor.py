@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import sys
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ class Tensor:
     """
 
     __slots__ = (
-        "__weakref__", "derivation", "dtype", "equations", "kind", "name", "op", "operands", "serial", "shape", "site", "value",
+        "__weakref__", "derivation", "dtype", "equations", "kind", "name", "op", "operands", "serial", "shape", "site", "source", "value", "version",
     )  # fmt: skip
     __array_ufunc__ = None  # so that ndarray + tensor asks us, not NumPy
 
@@ -64,6 +64,8 @@ class Tensor:
             raise DTypeError(f"{name or 'tensor'}: dtype {dtype} is not supported; use one of {', '.join(DTYPES)}")
         self.kind, self.shape, self.dtype, self.name, self.op = kind, shape, dtype, name, op
         self.equations, self.operands, self.value = equations, operands, value
+        self.version = 0  # counts changes of the value, so that compiled models know when to fetch it
+        self.source: Callable[[], np.ndarray[Any, Any]] | None = None  # where a newer value lives
         self.serial = next(_serial)  # creation order: operands come before their users
         self.derivation: tuple[Step, ...] = ()
         self.site = _site()
@@ -84,6 +86,33 @@ class Tensor:
         if not self.equations:
             raise ShapeError(f"{self.name or self.kind} is a leaf of the graph; it has no equation")
         return self.equations[0]
+
+    def read(self) -> np.ndarray[Any, Any]:
+        """The current value of a parameter, state or constant (a copy is the caller's business).
+
+        Raises ShapeError for a tensor that has no value.
+        """
+        if self.source is not None:
+            self.value, self.source = self.source(), None
+        if self.value is None:
+            raise ShapeError(f"{self.name or 'this tensor'} has no value: it is {self.kind}, not a parameter or a constant")
+        return self.value
+
+    def assign(self, value: Any) -> None:
+        """Give a parameter or state a new value of the same shape; it is copied and converted to the dtype.
+
+        Raises ShapeError when the shape differs.
+        """
+        array = np.array(value, dtype=self.dtype, order="C")
+        if array.shape != self.shape:
+            raise ShapeError(f"{self.name}: expected shape {list(self.shape)}, got {list(array.shape)}")
+        self.value, self.source = array, None
+        self.version += 1
+
+    def lend(self, source: Callable[[], np.ndarray[Any, Any]]) -> None:
+        """Declare that a newer value can be had from `source`, which is asked when somebody reads."""
+        self.source = source
+        self.version += 1
 
     def latex(self) -> str:
         """The defining equations as LaTeX."""

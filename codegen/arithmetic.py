@@ -1,0 +1,239 @@
+"""Loop IR expressions without memory -> LLVM instructions, through tables."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from faltung.codegen import mathfn
+from faltung.codegen.element import ELEMS, INDEX, PRIME, Type, type_of
+from faltung.codegen.loops import (
+    ACROSS,
+    COMPARISONS,
+    NATIVE,
+    Across,
+    Batch,
+    Binary,
+    Bitcast,
+    Call,
+    Const,
+    Convert,
+    Expr,
+    Fma,
+    Int,
+    LaneIndex,
+    Reg,
+    Select,
+    Splat,
+    Temp,
+    Var,
+    key,
+)
+from faltung.codegen.ssa import Writer, literal, llvm, mangled
+from faltung.codegen.target import Target
+
+INSTRUCTIONS = {
+    # op      float         int            exact (operands are residues)
+    "+": ("fadd", "add", "add"),
+    "-": ("fsub", "sub", "sub"),
+    "*": ("fmul", "mul", "mul"),
+    "/": ("fdiv", None, None),
+    "//": (None, "udiv", None),
+    "%": (None, "urem", None),
+    "&": (None, "and", None),
+    "|": (None, "or", None),
+    "^": (None, "xor", None),
+    "shl": (None, "shl", None),
+    "lshr": (None, "lshr", None),
+    "ashr": (None, "ashr", None),
+    "min": ("fcmp olt", "icmp slt", None),
+    "max": ("fcmp ogt", "icmp sgt", None),
+    "<": ("fcmp olt", "icmp slt", None),
+    "<=": ("fcmp ole", "icmp sle", None),
+    ">": ("fcmp ogt", "icmp sgt", None),
+    ">=": ("fcmp oge", "icmp sge", None),
+    "==": ("fcmp oeq", "icmp eq", "icmp eq"),
+    "!=": ("fcmp une", "icmp ne", "icmp ne"),
+}
+
+INTRINSICS = {
+    # fn      float               int
+    "sqrt": ("sqrt", None),
+    "floor": ("floor", None),
+    "ceil": ("ceil", None),
+    "rint": ("nearbyint", None),
+    "abs": ("fabs", "abs"),
+}
+
+CONVERSIONS = {
+    # (from, to)         instruction when widening, when narrowing
+    ("float", "float"): ("fpext", "fptrunc"),
+    ("int", "int"): ("sext", "trunc"),
+    ("int", "float"): ("sitofp", "sitofp"),
+    ("bool", "float"): ("uitofp", "uitofp"),
+    ("bool", "int"): ("zext", "zext"),
+    ("bool", "exact"): ("zext", "zext"),
+}
+
+
+class Arithmetic(Writer):
+    """Emits values. The names of registers, temps and loop variables are kept by who emits statements."""
+
+    def __init__(self, target: Target, declarations: set[str]) -> None:
+        super().__init__(declarations)
+        self.target = target
+        self.names: dict[str, str] = {}  # registers, temps and loop variables -> the LLVM value now
+        self.memo: dict[int, tuple[Expr, str]] = {}  # one evaluation of a shared node in a statement
+
+    def value(self, x: Expr) -> str:
+        """The LLVM value of an expression, emitted at this place."""
+        known = self.memo.get(id(x))
+        if known is not None:
+            return known[1]
+        made = self.emit(x)
+        self.memo[id(x)] = (x, made)
+        return made
+
+    def emit(self, x: Expr) -> str:
+        match x:
+            case Int():
+                return str(x.value)
+            case Const():
+                return literal(x.value, x.type)
+            case Var() | Reg() | Temp():
+                return self.names[key(x)]
+            case Batch():
+                return "%n"
+            case Binary():
+                return self.binary(x.op, x.type, x.a, x.b)
+            case Fma():
+                return self.fma(x)
+            case Splat():
+                return self.splat(self.value(x.value), x.type)
+            case LaneIndex():
+                elem = ELEMS[x.type.elem].llvm
+                lanes = (literal(i, type_of(x.type.elem)) for i in range(x.type.lanes))
+                return f"<{', '.join(f'{elem} {i}' for i in lanes)}>" if x.type.lanes > 1 else literal(0, x.type)
+            case Select():
+                c, a, b = self.value(x.condition), self.value(x.a), self.value(x.b)
+                t = llvm(x.type)
+                return self.compute(f"select {llvm(x.condition.type)} {c}, {t} {a}, {t} {b}", c, a, b)
+            case Call():
+                return self.call(x)
+            case Convert():
+                return self.convert(x)
+            case Bitcast():
+                v = self.value(x.value)
+                return self.compute(f"bitcast {llvm(x.value.type)} {v} to {llvm(x.type)}", v)
+            case Across():
+                return self.across(x)
+        return self.read(x)
+
+    @abstractmethod
+    def read(self, x: Expr) -> str:
+        """The value of an expression that reads memory."""
+
+    def binary(self, op: str, result: Type, a: Expr, b: Expr) -> str:
+        left, right = self.value(a), self.value(b)
+        return self.combine(op, a.type, left, right, constant=isinstance(a, Const) and a.value == a.value)
+
+    def combine(self, op: str, type: Type, a: str, b: str, constant: bool = False) -> str:
+        """`a op b` on values of the type; `constant` tells that a is a constant other than NaN."""
+        t = llvm(type)
+        place = self.hoisted if type == INDEX else self.compute
+        if op in ("and", "or"):
+            return place(f"{op} {t} {a}, {b}", a, b)
+        if op in ("fdiv", "cdiv"):
+            return self.division(op, t, a, b)
+        if type.kind == "bool":
+            return place(f"icmp {'eq' if op == '==' else 'ne'} {t} {a}, {b}", a, b)
+        instruction = INSTRUCTIONS[op][("float", "int", "exact").index(type.kind)]
+        if op in ("min", "max"):
+            better = place(f"{instruction} {t} {a}, {b}", a, b)
+            test = llvm(type_of("bool", type.lanes))
+            best = place(f"select {test} {better}, {t} {a}, {t} {b}", better, a, b)
+            if type.kind == "int" or constant:
+                return best  # a NaN in b fails the comparison, so b is the result
+            unordered = self.compute(f"fcmp uno {t} {a}, {a}", a)
+            return self.compute(f"select {test} {unordered}, {t} {a}, {t} {best}", unordered, a, best)
+        if type.kind == "exact" and op not in COMPARISONS:
+            if op == "-":  # residues stay non-negative, as urem wants them
+                a = self.compute(f"add {t} {a}, {literal(PRIME, type)}", a)
+            return self.residue(self.compute(f"{instruction} {t} {a}, {b}", a, b), type)
+        if op in ("//", "%") and not b.isdigit():
+            place = self.compute  # might divide by zero in an iteration that is never run
+        wrap = " nsw" if type == INDEX and op in ("+", "-", "*") else ""
+        return place(f"{instruction}{wrap} {t} {a}, {b}", a, b)
+
+    def division(self, op: str, t: str, a: str, b: str) -> str:
+        """Floor or ceiling from the division that truncates: one off where the remainder has a sign."""
+        place = self.hoisted if b.isdigit() else self.compute
+        quotient = place(f"sdiv {t} {a}, {b}", a, b)
+        remainder = place(f"srem {t} {a}, {b}", a, b)
+        test = t.replace("i64", "i1").replace("i32", "i1")
+        zero = "0" if t[0] == "i" else "zeroinitializer"
+        off = place(f"icmp {'slt' if op == 'fdiv' else 'sgt'} {t} {remainder}, {zero}", remainder)
+        wide = place(f"zext {test} {off} to {t}", off)
+        return place(f"{'sub' if op == 'fdiv' else 'add'} {t} {quotient}, {wide}", quotient, wide)
+
+    def residue(self, value: str, type: Type) -> str:
+        return self.compute(f"urem {llvm(type)} {value}, {literal(PRIME, type)}", value)
+
+    def fma(self, x: Fma) -> str:
+        a, b, c = self.value(x.a), self.value(x.b), self.value(x.c)
+        t = llvm(x.type)
+        if x.type.kind == "exact":
+            product = self.compute(f"mul {t} {a}, {b}", a, b)
+            return self.residue(self.compute(f"add {t} {product}, {c}", product, c), x.type)
+        if not self.target.fma:
+            product = self.compute(f"fmul {t} {a}, {b}", a, b)
+            return self.compute(f"fadd {t} {product}, {c}", product, c)
+        return self.compute(self.intrinsic(t, f"llvm.fma.{mangled(x.type)}", [(t, a), (t, b), (t, c)]), a, b, c)
+
+    def splat(self, scalar: str, type: Type) -> str:
+        t = llvm(type)
+        first = self.hoisted(f"insertelement {t} poison, {ELEMS[type.elem].llvm} {scalar}, i64 0", scalar)
+        return self.hoisted(f"shufflevector {t} {first}, {t} poison, <{type.lanes} x i32> zeroinitializer", first)
+
+    def call(self, x: Call) -> str:
+        if x.fn not in NATIVE:
+            return self.value(mathfn.expand(x.fn, x.args[0]))
+        v, t = self.value(x.args[0]), llvm(x.type)
+        if x.fn == "neg":
+            if x.type.kind == "exact":
+                return self.residue(self.compute(f"sub {t} {literal(PRIME, x.type)}, {v}", v), x.type)
+            return self.compute(f"fneg {t} {v}" if x.type.kind == "float" else f"sub {t} {literal(0, x.type)}, {v}", v)
+        name = INTRINSICS[x.fn][0 if x.type.kind == "float" else 1]
+        extra = [("i1", "false")] if name == "abs" else []
+        return self.compute(self.intrinsic(t, f"llvm.{name}.{mangled(x.type)}", [(t, v), *extra]), v)
+
+    def convert(self, x: Convert) -> str:
+        old, new, v = x.value.type, x.type, self.value(x.value)
+        t, u = llvm(old), llvm(new)
+        kinds = (old.kind, new.kind)
+        if new.kind == "bool":
+            return self.combine("!=", old, v, literal(0, old))
+        if kinds == ("float", "int"):
+            return self.compute(self.intrinsic(u, f"llvm.fptosi.sat.{mangled(new)}.{mangled(old)}", [(t, v)]), v)
+        if kinds == ("int", "exact"):  # the residue of a negative number too
+            wide = v if old.elem == "i64" else self.compute(f"sext {t} {v} to {u}", v)
+            small = self.compute(f"srem {u} {wide}, {literal(PRIME, new)}", wide)
+            return self.residue(self.compute(f"add {u} {small}, {literal(PRIME, new)}", small), new)
+        if old.kind == "exact":
+            return v if new.elem == "i64" else self.compute(f"trunc {t} {v} to {u}", v)
+        narrowing = ELEMS[old.elem].bytes > ELEMS[new.elem].bytes
+        return self.compute(f"{CONVERSIONS[kinds][narrowing]} {t} {v} to {u}", v)
+
+    def across(self, x: Across) -> str:
+        v, lanes, elem = self.value(x.value), x.value.type.lanes, x.value.type.elem
+        while lanes > 1:
+            half = type_of(elem, lanes // 2)
+            t, parts = llvm(type_of(elem, lanes)), []
+            for start in (0, lanes // 2):
+                picks = ", ".join(f"i32 {start + i}" for i in range(lanes // 2))
+                parts.append(self.compute(f"shufflevector {t} {v}, {t} poison, <{lanes // 2} x i32> <{picks}>", v))
+            if half.lanes == 1:  # <1 x T> -> T
+                one = f"<1 x {ELEMS[elem].llvm}>"
+                parts = [self.compute(f"extractelement {one} {p}, i64 0", p) for p in parts]
+            v = self.combine(ACROSS[x.kind], half, parts[0], parts[1])
+            lanes //= 2
+        return v

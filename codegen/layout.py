@@ -1,0 +1,213 @@
+"""Layouts: where the elements of a tensor lie in flat memory.
+
+    layout = Layout(shape, order, block, halo)
+    order  = (axis, part) from the outermost to the innermost; part 0 counts blocks (or elements where the axis
+             is not split), part 1 the elements within a block
+    halo   = elements kept zero before and after an axis, so that a padded read is a plain read
+
+`nChw16c` is order ((0,0), (1,0), (2,0), (3,0), (1,1)) with block 16 on axis 1. The open batch axis, when there is
+one, is the outermost, so that no address depends on the batch size. Elements of a last block beyond the extent
+exist and hold anything: schedules may compute in them but never let them reach an element within.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from faltung.codegen.loops import Expr, Int, binary
+from faltung.graph.expr import Access
+from faltung.graph.index import Affine, Batch, Extent, Shape
+
+Halo = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a loop stands in an index: its value, and its parts when it is split into blocks."""
+
+    value: Expr
+    block: int = 1
+    outer: Expr = Int(0)
+    inner: Expr = Int(0)
+
+    @staticmethod
+    def split(outer: Expr, inner: Expr, block: int) -> Place:
+        """An index as block number and position in the block."""
+        return Place(outer * block + inner, block, outer, inner)
+
+
+Places = Mapping[str, Place]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """See the module docstring. Sizes and strides are in elements."""
+
+    shape: Shape
+    order: tuple[tuple[int, int], ...]
+    block: tuple[int, ...]
+    halo: Halo
+
+    @cached_property
+    def counts(self) -> dict[tuple[int, int], Extent]:
+        """How many steps each part takes, halo included."""
+        found: dict[tuple[int, int], Extent] = {}
+        for axis, (extent, b, (before, after)) in enumerate(zip(self.shape, self.block, self.halo, strict=True)):
+            if b > 1:
+                assert not isinstance(extent, Batch)
+                found[axis, 0], found[axis, 1] = -(-extent // b), b
+            else:
+                found[axis, 0] = extent if isinstance(extent, Batch) else extent + before + after
+        return found
+
+    @cached_property
+    def strides(self) -> dict[tuple[int, int], int]:
+        """Elements from one step of a part to the next."""
+        found, stride = {}, 1
+        for part in reversed(self.order):
+            found[part] = stride
+            count = self.counts[part]
+            stride *= 1 if isinstance(count, Batch) else count
+        return found
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Elements in memory, as (constant, per batch)."""
+        total = 1
+        for count in self.counts.values():
+            total *= 1 if isinstance(count, Batch) else count
+        return (0, total) if any(isinstance(e, Batch) for e in self.shape) else (total, 0)
+
+    @property
+    def has_halo(self) -> bool:
+        return any(h != (0, 0) for h in self.halo)
+
+    def is_split(self, axis: int, lanes: int) -> bool:
+        """Whether the axis is split into blocks of `lanes` that lie innermost: its blocks are vectors."""
+        return self.block[axis] == lanes and self.order[-1] == (axis, 1) and lanes > 1
+
+    def address(self, index: Sequence[Affine], places: Places) -> Expr:
+        """The flat address of an element; every form must be without division."""
+        total: Expr = Int(0)
+        for axis, form in enumerate(index):
+            total = total + self._part(axis, form, places)
+        return total
+
+    def _part(self, axis: int, form: Affine, places: Places) -> Expr:
+        b, outer = self.block[axis], self.strides[axis, 0]
+        if b == 1:
+            return (value_of(form, places) + self.halo[axis][0]) * outer
+        inner = self.strides[axis, 1]
+        place = places[form.name] if form.name is not None else None
+        if place is not None and place.block == b:
+            return place.outer * outer + place.inner * inner
+        value = value_of(form, places)
+        return binary("//", value, b) * outer + binary("%", value, b) * inner
+
+    def lane_stride(self, index: Sequence[Affine], lane: str, places: Places) -> int | None:
+        """Address step from one lane to the next when index `lane` counts lanes; None when it is no constant."""
+        total = 0
+        for axis, form in enumerate(index):
+            c = form.coefficient(lane)
+            if not c:
+                continue
+            if form.den != 1:
+                return None
+            if self.block[axis] == 1:
+                total += c * self.strides[axis, 0]
+            elif form.name is not None and places[lane].block == self.block[axis]:
+                total += self.strides[axis, 1]
+            else:
+                return None
+        return total
+
+    def covers(self, axis: int, low: float, high: float) -> bool:
+        """Whether positions low … high of an axis exist in memory, halo included."""
+        extent, (before, after) = self.shape[axis], self.halo[axis]
+        return not isinstance(extent, Batch) and low >= -before and high <= extent - 1 + after
+
+    # ---- between NumPy and memory ----
+
+    def _parts(self, batch: int) -> list[int]:
+        return [batch if isinstance(c, Batch) else c for c in (self.counts[p] for p in self.order)]
+
+    def view(self, flat: np.ndarray[Any, Any], batch: int) -> np.ndarray[Any, Any]:
+        """Memory as an array with one axis for every part, in the order (axis 0 outer, inner, axis 1 …); no copy."""
+        shaped = flat[: int(np.prod(self._parts(batch), dtype=np.int64))].reshape(self._parts(batch))
+        return shaped.transpose([self.order.index(p) for p in sorted(self.order)])
+
+    def write(self, flat: np.ndarray[Any, Any], array: np.ndarray[Any, Any], batch: int) -> None:
+        """Copy a logical array into memory; the halo is left alone."""
+        view = self.view(flat, batch)
+        if all(b == 1 for b in self.block):
+            view[self._interior(array.shape)] = array
+            return
+        padded = np.zeros([-(-e // b) * b for e, b in zip(array.shape, self.block, strict=True)], dtype=flat.dtype)
+        padded[tuple(slice(0, e) for e in array.shape)] = array
+        view[self._interior(padded.shape)] = padded.reshape(self._split(padded.shape))
+
+    def read(self, flat: np.ndarray[Any, Any], batch: int) -> np.ndarray[Any, Any]:
+        """Copy of the logical array out of memory, C-contiguous."""
+        shape = tuple(batch if isinstance(e, Batch) else e for e in self.shape)
+        rounded = tuple(-(-e // b) * b for e, b in zip(shape, self.block, strict=True))
+        whole = self.view(flat, batch)[self._interior(rounded)].reshape(rounded)
+        return np.array(whole[tuple(slice(0, e) for e in shape)], order="C")
+
+    def _split(self, shape: tuple[int, ...]) -> list[int]:
+        return [n for e, b in zip(shape, self.block, strict=True) for n in ((e // b, b) if b > 1 else (e,))]
+
+    def _interior(self, shape: tuple[int, ...]) -> tuple[slice, ...]:
+        found: list[slice] = []
+        for e, b, (before, _) in zip(shape, self.block, self.halo, strict=True):
+            found += [slice(None), slice(None)] if b > 1 else [slice(before, before + e)]
+        return tuple(found)
+
+    def __str__(self) -> str:
+        letters = "nchwd" if len(self.shape) > 2 else "ab"
+        if len(self.shape) == 5:
+            letters = "ncdhw"
+        text = ""
+        for axis, part in self.order:
+            c = letters[axis] if axis < len(letters) else "?"
+            text += f"{self.block[axis]}{c}" if part else c.upper() if self.block[axis] > 1 else c
+        halo = "".join(f"+{max(h)}" for h in self.halo if h != (0, 0))
+        return text + halo
+
+
+def value_of(form: Affine, places: Places) -> Expr:
+    """An affine form as index arithmetic; a division must be known to come out even."""
+    total: Expr = Int(form.const)
+    for name, c in form.terms:
+        total = places[name].value * c + total
+    return total if form.den == 1 else binary("fdiv", total, form.den)
+
+
+def plain(shape: Shape, halo: Halo | None = None) -> Layout:
+    """Row-major, as NumPy has it."""
+    return Layout(shape, tuple((a, 0) for a in range(len(shape))), (1,) * len(shape), halo or ((0, 0),) * len(shape))
+
+
+def blocked(shape: Shape, splits: Mapping[int, int], order: Sequence[int] | None = None, halo: Halo | None = None) -> Layout:
+    """Axes in `order`, those in `splits` split; the inner parts come last, in the order of `splits`."""
+    block = tuple(splits.get(a, 1) for a in range(len(shape)))
+    outer = [(a, 0) for a in (order if order is not None else range(len(shape)))]
+    return Layout(shape, (*outer, *((a, 1) for a in splits)), block, halo or ((0, 0),) * len(shape))
+
+
+def outside(reads: Sequence[tuple[Access, Mapping[str, Extent]]], shape: Shape) -> Halo:
+    """The halo that makes all these reads stay in memory (the open batch axis has none)."""
+    halo = [(0, 0)] * len(shape)
+    for access, extents in reads:
+        for axis, form in enumerate(access.index):
+            e = shape[axis]
+            if isinstance(e, Batch) or form.den != 1:
+                continue
+            low, high = form.range(extents)
+            before, after = halo[axis]
+            halo[axis] = (max(before, int(-low)), max(after, int(high) - e + 1))
+    return tuple((max(0, b), max(0, a)) for b, a in halo)

@@ -1,0 +1,251 @@
+"""Scalar expressions of equations → expressions of the Loop IR: what every schedule has in common.
+
+A `Lowering` knows where the loops stand (`places`), which index counts lanes, and the memory of every operand.
+Reads become vector loads, splats or gathers by how their address moves from lane to lane. A read that may be
+outside its operand is guarded, unless the operand's halo holds the neutral element there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from faltung.codegen import loops
+from faltung.codegen.builder import Builder
+from faltung.codegen.layout import Layout, Place, Places, value_of
+from faltung.codegen.loops import Buffer, Expr, Int
+from faltung.graph.expr import NEUTRAL, Access, Apply, Const, Inside, Reduce, Size, Value
+from faltung.graph.expr import Expr as Scalar
+from faltung.graph.index import Affine, Batch, Extent
+
+ELEMENTS = {"float32": "f32", "float64": "f64", "int32": "i32", "int64": "i64", "bool": "bool"}
+COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "div": "/", "max": "max", "min": "min"}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """An operand or a result in memory."""
+
+    buffer: Buffer
+    layout: Layout
+
+
+@dataclass
+class Lowering:
+    """Expressions at one place of the loops. `lane` is the index whose values are the lanes (None: scalars)."""
+
+    k: Builder
+    memory: Sequence[Memory]
+    extents: Mapping[str, Extent]
+    places: Places
+    elem: str
+    lanes: int = 1
+    lane: str | None = None
+    tail: Expr | None = None  # how many lanes exist, where not all do
+    clipped: frozenset[Access] = frozenset()  # reads that the loop bounds keep inside
+    given: Mapping[Scalar, Expr] = field(default_factory=dict)  # values known already (the reduction, an accumulator)
+    done: dict[Scalar, Expr] = field(default_factory=dict)
+
+    def number(self, e: Scalar, neutral: float = 0.0) -> Expr:
+        """The value of `e` as floats of this kernel's element type."""
+        return self._float(self._value(e, neutral))
+
+    # ---- kinds of values ----
+
+    def _float(self, v: Expr) -> Expr:
+        if v.type.elem == self.elem:
+            return v
+        if v.type.kind == "bool":
+            return self.k.select(v, loops.const(1, loops.type_of(self.elem, v.type.lanes)), 0)
+        return self.k.convert(v, self.elem)
+
+    def wide(self, v: Expr) -> Expr:
+        """A scalar in all lanes; a vector as it is."""
+        return loops.splat(v, self.lanes) if self.lanes > 1 and v.type.lanes == 1 else v
+
+    def _value(self, e: Scalar, neutral: float) -> Expr:
+        if e in self.given:
+            return self.given[e]
+        if e not in self.done or isinstance(e, Const):
+            self.done[e] = self._lower(e, neutral)
+        return self.done[e]
+
+    def _lower(self, e: Scalar, neutral: float) -> Expr:
+        match e:
+            case Const():
+                return self.k.const(e.value, lanes=self.lanes, elem=self.elem)
+            case Access():
+                return self.wide(self.read(e, neutral))
+            case Value():
+                return self._index(e.form)
+            case Inside():
+                return self._inside(e.form, e.extent)
+            case Size():
+                count = self.k.N if isinstance(e.extent, Batch) else Int(e.extent)
+                return self.wide(self.k.let(self.k.convert(count, self.elem), "size"))
+            case Apply():
+                return self._apply(e, neutral)
+            case Reduce():
+                raise AssertionError("the schedule gives the value of the reduction")
+        raise TypeError(e)
+
+    def _apply(self, e: Apply, neutral: float) -> Expr:
+        fn, k = e.fn, self.k
+        if fn == "stop":
+            return self._value(e.args[0], neutral)
+        values = [self._value(a, neutral) for a in e.args]
+        if fn in COMPARISONS:
+            a, b = self._alike(values)
+            return loops.binary(COMPARISONS[fn], a, b)
+        if fn == "mul":  # a bracket selects
+            a, b = values
+            if a.type.kind == "bool" and b.type.kind == "bool":
+                return a & b
+            if a.type.kind == "bool" or b.type.kind == "bool":
+                bracket, other = (a, b) if a.type.kind == "bool" else (b, a)
+                return k.select(bracket, self._float(other), 0)
+        floats = [self._float(v) for v in values]
+        if fn == "add":
+            for x, y in ((0, 1), (1, 0)):
+                product = floats[x]
+                if isinstance(product, loops.Binary) and product.op == "*":
+                    return k.fma(product.a, product.b, floats[y])
+        if fn in ARITHMETIC:
+            return loops.binary(ARITHMETIC[fn], *floats)
+        if fn == "relu":  # NaN is not <= 0, so it passes
+            return k.let(k.select(floats[0] <= 0, 0, floats[0]), "relu")
+        return k.let(k.call(fn, *floats), fn)
+
+    def _alike(self, values: Sequence[Expr]) -> list[Expr]:
+        kinds = {v.type.kind for v in values}
+        if kinds == {"int"}:
+            elem = "i64" if any(v.type.elem == "i64" for v in values) else "i32"
+            return [v if v.type.elem == elem else self.k.convert(v, elem) for v in values]
+        return [self._float(v) for v in values]
+
+    # ---- indices as numbers ----
+
+    def _index(self, form: Affine) -> Expr:
+        c = form.coefficient(self.lane) if self.lane is not None else 0
+        base = value_of(form, self.places)
+        if self.lanes == 1:
+            return self.k.convert(base, "i32")
+        vector = loops.splat(self.k.convert(base, "i32"), self.lanes)
+        if c:
+            vector = vector + self.k.lane_index(self.lanes) * loops.const(c, loops.type_of("i32", self.lanes))
+        return self.k.let(vector, "index")
+
+    def _inside(self, form: Affine, extent: Extent) -> Expr:
+        whole = Affine(form.terms, form.const)
+        total, limit = self._index(whole), (self.k.N if isinstance(extent, Batch) else Int(extent)) * form.den
+        bound = self.wide(self.k.convert(limit, "i32"))
+        inside = (total >= 0) & (total < bound)
+        if form.den != 1:
+            # the remainder of a value that may be negative: compare with the value rebuilt from its quotient
+            scalar = value_of(whole, self.places)
+            even = (self.k.fdiv(scalar, form.den) * form.den).equals(scalar)
+            inside = inside & self.wide(even)
+        return inside
+
+    # ---- reads ----
+
+    def read(self, e: Access, neutral: float) -> Expr:
+        """The operand's element, or the neutral element where the index is outside: a scalar when all lanes read the same."""
+        m = self.memory[e.slot]
+        step = m.layout.lane_stride(e.index, self.lane, self.places) if self.lane is not None else 0
+        assert step is not None, "the schedule chose a lane index that this read cannot follow"
+        checks, mask = self._checks(e, m.layout, neutral)
+        if not checks:
+            return self._fetch(m, e, step, mask, neutral)
+        ok = self.k.let(_all(checks), "inside")
+        lanes = self.lanes if step else 1
+        held = self.k.register("read", loops.const(_number(neutral), loops.type_of(m.buffer.elem, lanes)))
+        with self.k.when(ok):
+            self.k.set(held, self._fetch(m, e, step, mask, neutral))
+        return self.k.let(held, m.buffer.name.lower())
+
+    def _fetch(self, m: Memory, e: Access, step: int, mask: Expr | None, neutral: float) -> Expr:
+        k, address = self.k, m.layout.address(e.index, self.places)
+        if step == 0:
+            return k.load(m.buffer, address, 1)
+        if self.tail is not None and not self._padded(e, m.layout):
+            alive = k.below(self.tail, self.lanes)
+            mask = alive if mask is None else mask & alive
+        if step == 1:
+            value: Expr = k.load(m.buffer, address, self.lanes, mask)
+        else:
+            value = k.gather(m.buffer, address, step, self.lanes, mask)
+        if mask is not None and neutral != 0:
+            value = k.let(k.select(mask, value, _number(neutral)), "kept")
+        return value
+
+    def _padded(self, e: Access, layout: Layout) -> bool:
+        """Whether memory goes on to the end of the last vector."""
+        return any(form.name == self.lane and layout.block[axis] == self.lanes for axis, form in enumerate(e.index))
+
+    def _checks(self, e: Access, layout: Layout, neutral: float) -> tuple[list[Expr], Expr | None]:
+        """Conditions under which the element exists: those alike in all lanes, and the mask of those that are not."""
+        scalar: list[Expr] = []
+        mask: Expr | None = None
+        if e in self.clipped:
+            return scalar, mask
+        for axis, form in enumerate(e.index):
+            extent = layout.shape[axis]
+            whole = Affine(form.terms, form.const)
+            low, high = form.range(self.extents)
+            if isinstance(extent, Batch):
+                if form.name is not None and isinstance(self.extents[form.name], Batch):
+                    continue
+                limit: Expr = self.k.N * form.den
+            else:
+                if form.den == 1 and low >= 0 and high <= extent - 1:
+                    continue
+                if form.den == 1 and neutral == 0 and layout.covers(axis, low, high):
+                    continue
+                limit = Int(extent * form.den)
+            value = value_of(whole, self.places)
+            if self.lane is not None and form.coefficient(self.lane):
+                lane = self.k.lane_index(self.lanes, "i64") * loops.const(form.coefficient(self.lane), loops.type_of("i64", self.lanes))
+                position = loops.splat(value, self.lanes) + lane
+                ok = (position >= 0) & (position < loops.splat(limit, self.lanes))
+                mask = ok if mask is None else mask & ok
+                continue
+            if low < 0:
+                scalar.append(value >= 0)
+            if isinstance(extent, Batch) or high > extent - 1:
+                scalar.append(value < limit)
+            if form.den != 1:
+                scalar.append((self.k.fdiv(value, form.den) * form.den).equals(value))
+        return scalar, mask
+
+
+def _all(checks: Sequence[Expr]) -> Expr:
+    total = checks[0]
+    for c in checks[1:]:
+        total = total & c
+    return total
+
+
+def _number(value: float) -> float | int:
+    return int(value) if value == 0 else value
+
+
+def follows(reads: Sequence[Access], layouts: Sequence[Layout], lane: str, places: Places, lanes: int) -> str | None:
+    """Why these reads cannot be made with index `lane` as the lanes, or None."""
+    for a in reads:
+        if any(f.den != 1 and f.coefficient(lane) for f in a.index):
+            return f"operand {a.slot} divides the lane index {lane}"
+        if layouts[a.slot].lane_stride(a.index, lane, places) is None:
+            return f"operand {a.slot} is split so that lanes of {lane} do not move evenly"
+    return None
+
+
+def scalar_places(extents: Mapping[str, Extent]) -> dict[str, Place]:
+    """Every index at 0: enough to ask layouts about strides."""
+    return {i: Place(Int(0)) for i in extents}
+
+
+def neutral_of(kind: str | None) -> float:
+    """What a read outside gives under this reduction."""
+    return NEUTRAL[kind] if kind is not None else 0.0

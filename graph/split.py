@@ -1,0 +1,137 @@
+"""Divisions removed: a strided gather becomes dense gathers, one for each residue class.
+
+    X̄[u] = Σ_p Ȳ[(u + P − d·p)/s]·K[p]
+
+With u = s·u' + ρ only the taps with ρ + P − d·p ≡ 0 (mod s) contribute, p = g·p' + p₀ with g = s / gcd(d, s), and
+
+    X̄[s·u' + ρ] = Σ_p' Ȳ[u' + (ρ + P − d·p₀)/s − (d·g/s)·p']·K[g·p' + p₀]
+
+which has no division and no inserted zero. The pieces tile the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from math import gcd, lcm
+
+from faltung.graph.equation import Equation, make
+from faltung.graph.expr import ZERO, Access, Inside, Reduce, Value, reindex, replace as swap, walk
+from faltung.graph.index import Affine, Batch
+from faltung.graph.tensor import Tensor, computed
+
+
+def split_residues(t: Tensor) -> Tensor | None:
+    """A tensor with divided reads as one tensor of several dense equations; None when there is nothing to split."""
+    pieces = tuple(piece for eq in t.equations for piece in residues(eq))
+    if pieces == t.equations:
+        return None
+    return computed(pieces, t.operands, dtype=t.dtype, name=t.name, op=t.op, derivation=t.derivation)
+
+
+def residues(eq: Equation) -> list[Equation]:
+    """The dense equations that one equation with divisions splits into."""
+    forms = {form for form in _forms(eq) if form.den != 1}
+    period: dict[str, int] = {}
+    for form in forms:
+        for n in eq.free:
+            c = form.coefficient(n)
+            if c:
+                period[n] = lcm(period.get(n, 1), form.den // gcd(form.den, c))
+    if not forms:
+        return [eq]
+    names = list(period)
+    found = []
+    for remainders in product(*(range(period[n]) for n in names)):
+        piece = _piece(eq, dict(zip(names, remainders, strict=True)), period)
+        if piece is not None:
+            found.append(piece)
+    return found
+
+
+def _piece(eq: Equation, remainder: dict[str, int], period: dict[str, int]) -> Equation | None:
+    extents = dict(eq.extents)
+    values: dict[str, Affine] = {}
+    for n, r in remainder.items():
+        e = extents[n]
+        assert not isinstance(e, Batch)  # the open batch index is never divided
+        if r >= e:
+            return None
+        extents[n] = (e - r - 1) // period[n] + 1
+        values[n] = Affine.make({n: period[n]}, r)
+    piece = replace(
+        eq,
+        lhs=tuple(a.substitute(values) for a in eq.lhs),
+        expr=reindex(eq.expr, {**values}),
+        extents=tuple((i, extents[i]) for i, _ in eq.extents),
+    )
+    return _taps(piece)
+
+
+def _taps(eq: Equation) -> Equation:
+    """Bound indices restricted to the taps at which every division comes out even."""
+    reduce = eq.reduce
+    while form := next((f for f in _forms(eq) if f.den != 1), None):
+        bound = [n for n in form.names if reduce and n in reduce.indices and form.coefficient(n) % form.den]
+        rest = [n for n in form.names if n not in bound and form.coefficient(n) % form.den]
+        if rest or len(bound) > 1:
+            break  # entangled: left to the general schedule, which checks each read
+        if not bound:  # the remainder is fixed: the read exists nowhere, for it would have cancelled
+            return _emptied(eq)
+        (n,) = bound
+        e = eq.extent[n]
+        c, den = form.coefficient(n), form.den
+        if isinstance(e, Batch):
+            break
+        starts = [p for p in range(min(e, den)) if (form.const + c * p) % den == 0]
+        if not starts:
+            return _emptied(eq)
+        step = den // gcd(c, den)
+        count = (e - starts[0] - 1) // step + 1
+        eq = replace(
+            eq,
+            expr=reindex(eq.expr, {n: Affine.make({n: step}, starts[0])}),
+            extents=tuple((i, count if i == n else x) for i, x in eq.extents),
+        )
+        reduce = eq.reduce
+    return eq
+
+
+def _emptied(eq: Equation) -> Equation:
+    """A piece that no tap reaches: what the reduction is replaced by is 0."""
+    assert eq.reduce is not None or all(f.den == 1 for f in eq.lhs)
+    expr = swap(eq.expr, eq.reduce, ZERO) if eq.reduce is not None else ZERO
+    return make(eq.free, expr, eq.extent, lhs=eq.lhs, shape=eq.shape, target=eq.target, operands=eq.operands)
+
+
+def _forms(eq: Equation) -> list[Affine]:
+    found: list[Affine] = []
+    for e in walk(eq.expr):
+        if isinstance(e, Access):
+            found += e.index
+        elif isinstance(e, (Value, Inside)):
+            found.append(e.form)
+    return found
+
+
+def drop_units(t: Tensor) -> Tensor | None:
+    """Summed indices of extent 1 replaced by 0: a 1×1 convolution becomes the matrix product that it is."""
+    pieces = tuple(_without_units(eq) for eq in t.equations)
+    if pieces == t.equations:
+        return None
+    return computed(pieces, t.operands, dtype=t.dtype, name=t.name, op=t.op, derivation=t.derivation)
+
+
+def _without_units(eq: Equation) -> Equation:
+    reduce = eq.reduce
+    if reduce is None or reduce.kind not in ("sum", "max", "min"):
+        return eq
+    units = [i for i in reduce.indices if eq.extent[i] == 1]
+    if not units:
+        return eq
+    kept = tuple(i for i in reduce.indices if i not in units)
+    body = reindex(reduce.body, {i: Affine.of(0) for i in units})
+    if not kept and reduce.kind != "sum":
+        return eq  # a padded read outside a maximum is -inf, outside of one it would be 0
+    inner = Reduce(reduce.kind, kept, body) if kept else body
+    return make(eq.free, swap(eq.expr, reduce, inner), eq.extent, lhs=eq.lhs, shape=eq.shape, target=eq.target, operands=eq.operands)
