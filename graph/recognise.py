@@ -36,6 +36,20 @@ class Contraction:
 
 def contraction(eq: Equation) -> Contraction | str:
     """The roles in a dense contraction, or the reason why the equation is none."""
+    found = orientations(eq)
+    return found[0] if found else _product(eq) if isinstance(_product(eq), str) else "both reads have windows"
+
+
+def orientations(eq: Equation) -> list[Contraction]:
+    """Every way to see the equation as a contraction: which of the two reads has the windows, and roles to match."""
+    pair = _product(eq)
+    if isinstance(pair, str):
+        return []
+    found = [roles(eq, a, b) for a, b in (pair, pair[::-1]) if all(_single(f) for f in b.index)]
+    return [c for c in found if isinstance(c, Contraction)]
+
+
+def _product(eq: Equation) -> tuple[Access, Access] | str:
     reduce = eq.reduce
     if reduce is None:
         return "it has no reduction"
@@ -46,20 +60,12 @@ def contraction(eq: Equation) -> Contraction | str:
         return "what is summed is not a product of two reads"
     first, second = body.args
     assert isinstance(first, Access) and isinstance(second, Access)
-    if first.slot == second.slot and first is second:
-        return "it squares one read"
-    plain = [all(_plain(f) for f in x.index) for x in (first, second)]
-    if not any(plain):
-        return "both reads have windows"
-    options = [(first, second)] if plain[1] else []
-    if plain[0]:
-        options.append((second, first))
-    found = [roles(eq, a, b) for a, b in options]
-    good = [c for c in found if isinstance(c, Contraction)]
-    if not good:
-        return str(found[0])
-    # columns become vector lanes: prefer the reading whose column index is an early axis of the result
-    return max(good, key=lambda c: (not all(_plain(f) for f in c.a.index), bool(c.columns)))
+    return "it squares one read" if first is second else (first, second)
+
+
+def _single(form: Affine) -> bool:
+    """Whether the slot has at most one index: no window."""
+    return len(form.terms) <= 1 and form.den == 1
 
 
 def roles(eq: Equation, a: Access, b: Access) -> Contraction | str:

@@ -28,6 +28,7 @@ from faltung.codegen.schedules.task import RESULT, Plan, Task, Work
 from faltung.graph.equation import Equation
 from faltung.graph.expr import Access, Apply, Reduce
 from faltung.graph.expr import Expr as Scalar
+from faltung.graph.expr import replace as swap
 from faltung.graph.index import Affine, Batch, Extent
 
 PARTS = 16  # of a reduction that is split
@@ -74,34 +75,33 @@ def _int(e: Extent) -> int:
 
 def _split(task: Task, reduce: Reduce, index: str) -> Plan:
     """Σ_b f = Σ_s Σ_{b in part s} f, with the partial sums in scratch memory."""
-    eq = task.equation
-    part = next(c for c in ("s", "part", "part_") if c not in eq.extent)
+    eq, part = task.equation, _part_name(task.equation)
     extents = dict(eq.extents) | {part: PARTS}
-    shape = (PARTS, *eq.shape)
-    lhs = (Affine.of(part), *eq.lhs)
-    dtype = task.dtype
     first = replace(
-        eq, free=(part, *eq.free), lhs=lhs, expr=reduce, extents=tuple(extents.items()), shape=shape, target="partial",
+        eq, free=(part, *eq.free), lhs=(Affine.of(part), *eq.lhs), expr=reduce, extents=tuple(extents.items()),
+        shape=(PARTS, *eq.shape), target="partial",
     )  # fmt: skip
-    held = _raised(task.result, shape)
-    read = Access(len(task.operands), tuple(Affine.of(part) if n == 0 else a for n, a in enumerate(lhs)))
-    total = Reduce(reduce.kind, (part,), read)
-    kept = tuple((i, e) for i, e in extents.items() if i not in reduce.indices)
-    second = replace(eq, expr=_swap(eq.expr, reduce, total), extents=kept, operands=(*_names(task), "partial"))
+    two, held = sum_of_parts(task, PARTS)
     one = _nest(replace(task, equation=first, result=held), part=(index, part))
-    two = _nest(replace(task, equation=second, operands=(*task.operands, held), dtypes=(*task.dtypes, dtype)))
-    scratch = -2
-    works = (
-        Work(one.kernel, tuple(scratch if a == RESULT else a for a in one.arguments), "generic, parts"),
-        Work(two.kernel, tuple(scratch if a == len(task.operands) else a for a in two.arguments), "generic, sum of parts"),
-    )
-    return Plan(works, (held.size,))
+    arguments = tuple(-2 if a == RESULT else a for a in one.arguments)
+    return Plan((Work(one.kernel, arguments, "generic, parts"), two), (held.size,))
 
 
-def _swap(expr: Scalar, old: Scalar, new: Scalar) -> Scalar:
-    from faltung.graph.expr import replace as swap
+def sum_of_parts(task: Task, parts: int) -> tuple[Work, Layout]:
+    """The kernel that reduces scratch −2, which holds `parts` results, and applies the epilogue; and the scratch's layout."""
+    eq, reduce, part = task.equation, task.equation.reduce, _part_name(task.equation)
+    assert reduce is not None
+    held = _raised(task.result, (parts, *eq.shape))
+    total = Reduce(reduce.kind, (part,), Access(len(task.operands), (Affine.of(part), *eq.lhs)))
+    kept = (*((i, e) for i, e in eq.extents if i not in reduce.indices), (part, parts))
+    second = replace(eq, expr=swap(eq.expr, reduce, total), extents=kept, operands=(*_names(task), "partial"))
+    work = _nest(replace(task, equation=second, operands=(*task.operands, held), dtypes=(*task.dtypes, task.dtype)))
+    arguments = tuple(-2 if a == len(task.operands) else a for a in work.arguments)
+    return Work(work.kernel, arguments, "generic, sum of parts"), held
 
-    return swap(expr, old, new)
+
+def _part_name(eq: Equation) -> str:
+    return next(c for c in ("s", "part", "part_") if c not in eq.extent)
 
 
 def _names(task: Task) -> tuple[str, ...]:

@@ -1,0 +1,40 @@
+# Every target sets up .venv from nothing; it is made anew when pyproject.toml changes.
+
+PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell \
+	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+PY    := .venv/bin/python
+STAMP := .venv/stamp-test
+TREE  := build/tree/faltung
+
+.PHONY: test lint demo bench clean
+
+test: lint
+	$(PY) -m pytest -q
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	@# The stages are installed below faltung/ but stand beside it, so mypy is shown a tree of links.
+	@rm -rf $(TREE) && mkdir -p $(TREE)
+	@ln -s $(addprefix $(CURDIR)/,$(wildcard faltung/*) graph codegen runtime) $(TREE)/
+	MYPYPATH=build/tree $(PY) -m mypy -p faltung
+
+demo: $(STAMP)
+	$(PY) -m faltung demo
+
+bench: .venv/stamp-bench
+	$(PY) -m bench training
+	$(PY) -m bench startup
+
+$(STAMP): pyproject.toml
+	$(if $(PYTHON),,$(error Python 3.11 or newer is needed: none of python3.13, python3.12, python3.11, python3 is))
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --editable ".[demo,test]"
+	touch $@
+
+.venv/stamp-bench: $(STAMP)
+	$(PY) -m pip install --quiet --editable ".[bench]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist demo-output *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

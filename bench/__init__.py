@@ -1,0 +1,1 @@
+"""Measurements against other libraries; nothing here is installed or imported by Faltung."""

@@ -1,0 +1,97 @@
+"""How long before the first step: importing, deriving the gradients, compiling cold and from the kernel cache.
+
+Each number is a median over fresh processes, of what that process measured itself, in milliseconds.
+
+    numpy       import numpy
+    import      import faltung, on top of numpy
+    derive      building LeNet-5, its loss and every gradient
+    cold        compiling its training step with an empty kernel cache, and the first step
+    warm        the same with the kernels cached by another process
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.timing import table
+
+BATCH = 64
+ROWS = ("numpy", "import", "derive", "cold", "warm")
+
+CHILD = """
+import json, sys, time
+clock = time.perf_counter
+start = clock(); import numpy as np; numpy = clock()
+import faltung as ft; imported = clock()
+found = {"numpy": numpy - start, "import": imported - numpy}
+if sys.argv[1] != "import":
+    from faltung import networks
+    from faltung.demo import graph_of
+    start = clock()
+    net = networks.lenet5()
+    _, _, loss = graph_of(net)
+    ft.grad(loss, dict(net.named_parameters()))
+    derived = clock()
+    step = ft.compile_step(loss, net, ft.optim.SGD(lr=0.01, momentum=0.9))
+    step(np.zeros((int(sys.argv[2]), 1, 28, 28), np.float32), np.zeros(int(sys.argv[2]), np.int64))
+    found |= {"derive": derived - start, sys.argv[1]: clock() - derived}
+print(json.dumps(found))
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Measure and print; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bench startup", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--processes", type=int, default=5, help="how many for each number")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args(argv)
+    try:
+        found = measure(arguments.processes)
+    except subprocess.CalledProcessError as reason:
+        print(f"a measured process ended with code {reason.returncode}:\n{reason.stderr[-2000:]}", file=sys.stderr)
+        return 1
+    medians = {name: 1e3 * statistics.median(found[name]) for name in ROWS}
+    best = {name: 1e3 * min(found[name]) for name in ROWS}
+    if arguments.json:
+        print(json.dumps({"median_ms": medians, "best_ms": best, "processes": arguments.processes}))
+    else:
+        print(f"medians and minima over {arguments.processes} fresh processes; ms")
+        print(table(["", "median", "best"], [[name, f"{medians[name]:.1f}", f"{best[name]:.1f}"] for name in ROWS]))
+    return 0
+
+
+def measure(processes: int) -> dict[str, list[float]]:
+    """Seconds by name of the row; raises CalledProcessError where a process fails."""
+    found: dict[str, list[float]] = {name: [] for name in ROWS}
+    for _ in range(processes):
+        with tempfile.TemporaryDirectory() as cache:
+            for phase in ("import", "cold", "warm"):
+                seconds = _child(phase, cache)
+                # What other phases repeat is taken from the process that does nothing else.
+                for name in {"import": ("numpy", "import"), "cold": ("derive", "cold"), "warm": ("warm",)}[phase]:
+                    found[name].append(seconds[name])
+    return found
+
+
+def _child(phase: str, cache: str) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, phase, str(BATCH)],
+        env={**os.environ, "FALTUNG_CACHE": cache},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seconds: dict[str, float] = json.loads(done.stdout)
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,173 @@
+"""The command line: `faltung VERB`, each verb a function from parsed arguments to a result that prints or is JSON.
+
+    demo       train on digits, write pictures and weights
+    train      train a named network on digits, save and resume
+    inspect    equations and gradients of a network or of an equation; what a saved file holds
+    bench      time a training step and an inference here
+    doctor     versions, machine, cache, and whether a compiled kernel is right
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from faltung.graph.errors import FaltungError
+
+INTERRUPTED = 130  # what shells expect of a program ended by Ctrl-C
+
+
+@dataclass
+class Answer:
+    """What a verb found: lines for a person, values for a program, and whether all is well."""
+
+    lines: list[str] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
+    well: bool = True
+
+
+Verb = Callable[[argparse.Namespace], Answer]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0 well, 1 an error with one line that says which, 2 a wrong call."""
+    arguments = _parser().parse_args(argv)
+    try:
+        answer = arguments.verb(arguments)
+    except FaltungError as error:
+        if arguments.json:
+            print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+        print(f"faltung: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("faltung: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    text = json.dumps(answer.values, ensure_ascii=False) if arguments.json else "\n".join(answer.lines)
+    if text:
+        print(text)
+    return 0 if answer.well else 1
+
+
+def demo(arguments: argparse.Namespace) -> Answer:
+    """The demonstration."""
+    from faltung import demo as demonstration
+
+    outcome = demonstration.run(arguments.out, arguments.epochs, arguments.seed, arguments.data, say=_say(arguments))
+    return Answer(values=json.loads(outcome.to_json()))
+
+
+def train(arguments: argparse.Namespace) -> Answer:
+    """Train a named network on digits."""
+    import faltung as ft
+    from faltung import networks
+    from faltung.datasets import mnist
+    from faltung.demo import train as train_digits
+    from faltung.runtime.checkpoint import save_weights
+
+    digits = mnist(arguments.data)
+    ft.manual_seed(arguments.seed)
+    net = networks.named(arguments.net)
+    history = train_digits(
+        net,
+        digits,
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        lr=arguments.lr,
+        seed=arguments.seed,
+        checkpoint=arguments.checkpoint,
+        resume=not arguments.restart,
+    )
+    answer = Answer(values={"net": arguments.net, "history": json.loads(history.to_json())})
+    if len(history):
+        last = history[-1]
+        answer.lines.append(f"loss {last.loss:.4f}, accuracy {last.val_accuracy:.4f} on {len(digits.test_labels)} held-out digits")
+    if arguments.save:
+        save_weights(arguments.save, net.state_dict())
+        answer.lines.append(f"wrote {arguments.save}")
+        answer.values["weights"] = str(arguments.save)
+    return answer
+
+
+def inspect(arguments: argparse.Namespace) -> Answer:
+    """Show a network, an equation or a file of weights."""
+    from faltung import inspection
+
+    shapes = dict(inspection.shape_argument(text) for text in arguments.shape)
+    lines, values = inspection.inspect(arguments.what, shapes, arguments.latex, arguments.steps)
+    return Answer(lines, values)
+
+
+def bench(arguments: argparse.Namespace) -> Answer:
+    """Time one network here."""
+    from faltung import doctor as checks
+
+    lines, values = checks.speed(arguments.net, arguments.batch_size, arguments.seconds)
+    return Answer(lines, values)
+
+
+def doctor(arguments: argparse.Namespace) -> Answer:
+    """Check the installation."""
+    from faltung import doctor as checks
+
+    found = checks.examine()
+    width = max(len(check.name) for check in found)
+    lines = [f"{'ok ' if check.well else 'BAD'}  {check.name:{width}}  {check.finding}" for check in found]
+    values = {check.name: {"well": check.well, "finding": check.finding} for check in found}
+    return Answer(lines, values, all(check.well for check in found))
+
+
+def _say(arguments: argparse.Namespace) -> Callable[[str], None]:
+    """Where running commentary goes: beside the answer, so that JSON stays alone on standard output."""
+    return lambda text: print(text, file=sys.stderr if arguments.json else sys.stdout, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="faltung", description="A compiler for convolutional networks: equations in, derived gradients and kernels out."
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def add(verb: Verb) -> argparse.ArgumentParser:
+        about = (verb.__doc__ or "").strip()
+        sub = verbs.add_parser(verb.__name__, help=about, description=about)
+        sub.set_defaults(verb=verb)
+        sub.add_argument("--json", action="store_true", help="print the answer as JSON")
+        return sub
+
+    shown = add(demo)
+    shown.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for pictures and weights")
+    trained = add(train)
+    trained.add_argument("--net", default="digits", help="digits, lenet5 or wide")
+    trained.add_argument("--batch-size", type=_positive, default=64)
+    trained.add_argument("--lr", type=float, default=0.1, help="the peak of the learning rate")
+    trained.add_argument("--checkpoint", type=Path, help="file written after each epoch, and gone on from")
+    trained.add_argument("--restart", action="store_true", help="start over although the checkpoint exists")
+    trained.add_argument("--save", type=Path, help="file for the trained weights")
+    for sub in (shown, trained):
+        sub.add_argument("--epochs", type=_positive, default=20)
+        sub.add_argument("--seed", type=int, default=0)
+        sub.add_argument("--data", type=Path, help="folder with the four MNIST files; default: the digits of the demo extra")
+
+    seen = add(inspect)
+    seen.add_argument("what", help="a network (digits, lenet5, wide), an equation in quotes, or a .safetensors file")
+    seen.add_argument("--shape", action="append", default=[], help="shape of an operand of the equation: X=N,3,8,8")
+    seen.add_argument("--latex", action="store_true", help="print equations as LaTeX")
+    seen.add_argument("--steps", action="store_true", help="print each gradient's derivation line by line")
+    timed = add(bench)
+    timed.add_argument("--net", default="lenet5", help="digits, lenet5 or wide")
+    timed.add_argument("--batch-size", type=_positive, default=64)
+    timed.add_argument("--seconds", type=float, default=2.0, help="how long to measure each")
+    add(doctor)
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value

@@ -1,0 +1,67 @@
+"""Sequential: modules one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, overload
+
+from faltung.graph.errors import DTypeError, ShapeError
+from faltung.nn.module import Module
+
+
+class Sequential(Module):
+    """Each module's result is the next one's input. Takes modules, named "0", "1", …, or one dict of names and modules.
+
+    Raises DTypeError for what is not a module.
+    """
+
+    def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
+        first = modules[0] if modules else None
+        if len(modules) == 1 and isinstance(first, Mapping):
+            parts = {str(name): part for name, part in first.items()}
+        else:
+            parts = {str(place): part for place, part in enumerate(modules)}  # type: ignore[misc]
+        for name, part in parts.items():
+            self._add(name, part)
+
+    def append(self, module: Module) -> Sequential:
+        """Add a module at the end and return the sequence. Raises DTypeError for what is not a module."""
+        self._add(str(len(self)), module)
+        return self
+
+    def forward(self, input: Any) -> Any:
+        for module in self:
+            input = module(input)
+        return input
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.children())
+
+    def __iter__(self) -> Iterator[Module]:
+        return self.children()
+
+    @overload
+    def __getitem__(self, at: int) -> Module: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequential: ...
+
+    def __getitem__(self, at: int | slice) -> Module | Sequential:
+        """A module by position, or a shorter sequence that shares modules, whose names in messages stay the same."""
+        parts = list(self.children())
+        if isinstance(at, slice):
+            part = Sequential()
+            for place, module in enumerate(parts[at]):
+                object.__setattr__(part, str(place), module)  # past Module's own, which would rename
+            return part
+        if not -len(parts) <= at < len(parts):
+            raise IndexError(f"position {at} in a sequence of {len(parts)} modules")
+        return parts[at]
+
+    def _add(self, name: str, part: Any) -> None:
+        if not isinstance(part, Module):
+            called = getattr(part, "__name__", type(part).__name__)
+            what = f"the class {called}: write {called}()" if isinstance(part, type) else called
+            raise DTypeError(f"Sequential: part {name} is not a module but {what}; functions have modules too, relu is nn.ReLU()")
+        if name in vars(self):
+            raise ShapeError(f"Sequential: there is a part {name!r} already")
+        setattr(self, name, part)

@@ -1,0 +1,195 @@
+"""Module: a layer, or a network of layers, that owns its parameters.
+
+There is no register beside the attributes: a module's parameters are its attributes that are parameter tensors, its
+children those that are modules, in the order of assignment. Keys are paths of attribute names, as in PyTorch.
+Assigning gives a parameter its key as name and a module its path, so that errors can say which layer they mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from faltung.graph.errors import CheckpointError, FaltungError, UnsupportedOp
+from faltung.graph.tensor import Tensor
+
+MOST_FAULTS = 6  # an error message names that many, then counts
+
+
+class Loaded(NamedTuple):
+    """What `load_state_dict(strict=False)` passed over."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class Module:
+    """Base of all layers. A subclass assigns parameters and modules to attributes and defines `forward`."""
+
+    training: bool = True
+    _path: str = ""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The layer's result as a graph. Raises UnsupportedOp where a subclass does not define it."""
+        raise UnsupportedOp(f"{type(self).__name__} defines no forward(self, input)")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """`forward`, with this layer's path and description in front of the message of any FaltungError."""
+        try:
+            return self.forward(*args, **kwargs)
+        except FaltungError as error:
+            if vars(error).setdefault("layer", self) is self:  # the innermost layer is the one that names itself
+                error.args = (f"{self._title()}: {self._without_op(str(error))}",)
+            raise
+
+    def extra_repr(self) -> str:
+        """The arguments that describe the layer, as `repr` shows them."""
+        return ""
+
+    # ---- parameters and children ----
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Module) or _is_parameter(value):
+            if "." in name or not name:
+                raise UnsupportedOp(f"{name!r} names a part of {type(self).__name__}: names are not empty and have no dots")
+            if callable(getattr(type(self), name, None)):
+                raise UnsupportedOp(f"{name!r} is a method of {type(self).__name__}: give the part another name")
+        if isinstance(value, Module):
+            if any(module is self for module in value.modules()):
+                raise UnsupportedOp(f"{type(self).__name__}.{name}: a module cannot be a part of itself")
+            path = _join(self._path, name)
+            for inner, module in value.named_modules(path):
+                object.__setattr__(module, "_path", inner)
+            for key, parameter in value.named_parameters(path):
+                parameter.name = key
+        elif _is_parameter(value):
+            value.name = _join(self._path, name)
+        object.__setattr__(self, name, value)
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """Name and module of each direct part."""
+        return ((name, value) for name, value in list(vars(self).items()) if isinstance(value, Module))
+
+    def children(self) -> Iterator[Module]:
+        """Each direct part."""
+        return (module for _, module in self.named_children())
+
+    def named_modules(self, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, Module]]:
+        """Path and module of this module and all below it, parents first; a shared one once unless told otherwise."""
+        seen: set[int] = set()
+
+        def visit(path: str, module: Module) -> Iterator[tuple[str, Module]]:
+            if remove_duplicate and id(module) in seen:
+                return
+            seen.add(id(module))
+            yield path, module
+            for name, child in module.named_children():
+                yield from visit(_join(path, name), child)
+
+        return visit(prefix, self)
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it, parents first."""
+        return (module for _, module in self.named_modules())
+
+    def named_parameters(self, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """Key and tensor of every parameter; a shared one once, under its first key, unless told otherwise."""
+        seen: set[Tensor] = set()
+        for path, module in self.named_modules(prefix, remove_duplicate):
+            for name, value in list(vars(module).items()):
+                if _is_parameter(value) and not (remove_duplicate and value in seen):
+                    seen.add(value)
+                    yield _join(path, name), value
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Every parameter, once."""
+        return (tensor for _, tensor in self.named_parameters())
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(int(np.prod(t.shape)) for t in self.parameters())
+
+    # ---- values ----
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """A copy of every parameter's current value, under PyTorch's keys."""
+        return {key: np.array(t.read()) for key, t in self.named_parameters(remove_duplicate=False)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Loaded:
+        """Give the parameters the values of arrays under the same keys, converted to each parameter's type.
+
+        Raises CheckpointError, before anything is changed, naming keys that are missing or unexpected (allowed
+        with strict=False, which returns them) and arrays of another shape.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise CheckpointError(f"load_state_dict takes a dict of arrays, got {type(state_dict).__name__}")
+        present = dict(self.named_parameters(remove_duplicate=False))
+        missing = [key for key in present if key not in state_dict]
+        unexpected = [str(key) for key in state_dict if key not in present]
+        faults = [f"{key} is missing" for key in missing] + [f"{key} is unexpected" for key in unexpected] if strict else []
+        arrays: dict[str, np.ndarray] = {}
+        for key, tensor in present.items():
+            if key in state_dict:
+                arrays[key], fault = _array(state_dict[key], tensor)
+                faults += [f"{key} {fault}"] if fault else []
+        if faults:
+            rest = f" and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
+            raise CheckpointError(f"the values do not fit this {type(self).__name__}: {'; '.join(faults[:MOST_FAULTS])}{rest}")
+        for key, array in arrays.items():
+            present[key].assign(array)
+        return Loaded(missing, unexpected)
+
+    # ---- training and evaluation ----
+
+    def train(self, mode: bool = True) -> Self:
+        """Set `training` here and below; a graph built afterwards is one for training."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Clear `training` here and below."""
+        return self.train(False)
+
+    # ---- for readers ----
+
+    def _title(self) -> str:
+        path, extra = self._path, self.extra_repr()
+        return type(self).__name__ + (f' "{path}"' if path else "") + (f" ({extra})" if extra else "")
+
+    def _without_op(self, message: str) -> str:
+        op, colon, rest = message.partition(": ")
+        same = colon and op.replace("_", "") == type(self).__name__.lower()  # Conv2d "0": conv2d: says it twice
+        return rest if same else message
+
+    def __repr__(self) -> str:
+        parts = [f"({name}): {child!r}" for name, child in self.named_children()]
+        extra = self.extra_repr()
+        if not parts:
+            return f"{type(self).__name__}({extra})"
+        body = "\n".join([extra, *parts] if extra else parts).replace("\n", "\n  ")
+        return f"{type(self).__name__}(\n  {body}\n)"
+
+
+def _is_parameter(value: object) -> bool:
+    return isinstance(value, Tensor) and value.kind == "parameter"
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path and name else path or name
+
+
+def _array(value: Any, tensor: Tensor) -> tuple[np.ndarray, str]:
+    """The value as an array, and what keeps it from being the tensor's, or nothing."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as reason:
+        return np.empty(0), f"cannot be read as an array: {reason}"
+    if array.dtype.kind not in "fiub":
+        return array, f"holds {array.dtype}, not real numbers"
+    if array.shape != tensor.shape:
+        return array, f"has shape {list(array.shape)}, expected {list(tensor.shape)}"
+    return array, ""

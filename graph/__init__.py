@@ -1,0 +1,1 @@
+"""The mathematics: equations, tensors, derivation, rewriting and display. Knows nothing of machines."""

@@ -1,0 +1,1 @@
+"""How it is run: native code in memory, threads, arenas, caches and compiled models."""

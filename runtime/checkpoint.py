@@ -1,0 +1,156 @@
+"""Saving and resuming: weights, optimiser state, counters and random state in one safetensors file.
+
+    tensors    weights/<name>, optimiser/<name>        arrays exactly as they are in memory
+    metadata   format, version, progress               `progress` is JSON: counters, generator state, history
+
+A file is written beside its target and renamed over it, so that a reader sees the old one or the new one
+and never a part. A file of weights alone has bare names and is readable by any safetensors reader.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from faltung.graph.errors import CheckpointError
+
+Array = np.ndarray
+State = dict[str, Array]
+
+FORMAT, VERSION = "faltung.checkpoint", "1"
+WEIGHTS, OPTIMISER = "weights/", "optimiser/"
+
+
+class Stateful(Protocol):
+    """What can be saved: a network, or the optimiser inside a compiled training step."""
+
+    def state_dict(self) -> Mapping[str, Array]: ...
+
+    def load_state_dict(self, state: dict[str, Array], /) -> Any: ...
+
+
+@dataclass(eq=False)
+class Checkpoint:
+    """Everything that the rest of a training run depends on; `progress` holds JSON values only."""
+
+    weights: State
+    optimiser: State = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
+
+
+def save(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; CheckpointError where the place cannot be written."""
+    tensors = {WEIGHTS + name: array for name, array in checkpoint.weights.items()}
+    tensors |= {OPTIMISER + name: array for name, array in checkpoint.optimiser.items()}
+    metadata = {"format": FORMAT, "version": VERSION, "progress": json.dumps(checkpoint.progress)}
+    _write(Path(path), tensors, metadata)
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read a checkpoint back, equal in every bit; CheckpointError where the file is missing, damaged or another's."""
+    path = Path(path)
+    tensors, metadata = _read(path)
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: a safetensors file, but no checkpoint: its metadata has no format {FORMAT!r}")
+    if metadata.get("version") != VERSION:
+        raise CheckpointError(f"{path}: checkpoint version {metadata.get('version')!r}, this program reads {VERSION!r}")
+    try:
+        progress = json.loads(metadata["progress"])
+    except (KeyError, ValueError) as reason:
+        raise CheckpointError(f"{path}: its training progress cannot be read: {reason}") from reason
+    if not isinstance(progress, dict):
+        raise CheckpointError(f"{path}: its training progress is a {type(progress).__name__}, expected a JSON object")
+    return Checkpoint(_part(tensors, WEIGHTS), _part(tensors, OPTIMISER), progress)
+
+
+def save_weights(path: str | Path, weights: Mapping[str, Array]) -> None:
+    """Write named arrays alone, as any safetensors reader expects them; CheckpointError where that fails."""
+    _write(Path(path), weights, {})
+
+
+def load_weights(path: str | Path) -> State:
+    """Named arrays of a safetensors file; of a checkpoint, its weights. CheckpointError where that fails."""
+    tensors, metadata = _read(Path(path))
+    return _part(tensors, WEIGHTS) if metadata.get("format") == FORMAT else tensors
+
+
+def contents(path: str | Path) -> tuple[State, dict[str, Any] | None]:
+    """Every array of a file under its full name, and a checkpoint's progress; None for a file of weights alone."""
+    tensors, metadata = _read(Path(path))
+    return tensors, load(path).progress if metadata.get("format") == FORMAT else None
+
+
+def fit_into(target: Stateful, state: Mapping[str, Array], what: str) -> None:
+    """Load a state after checking that it has the target's names, shapes and element types.
+
+    Raises CheckpointError naming the first few differences, before anything has been changed.
+    """
+    present = target.state_dict()
+    faults = [f"lacks {name}" for name in present if name not in state]
+    faults += [f"has {name}, which the network does not" for name in state if name not in present]
+    for name in present.keys() & state.keys():
+        want, got = np.asarray(present[name]), np.asarray(state[name])
+        if (want.shape, want.dtype) != (got.shape, got.dtype):
+            faults.append(f"{name} is {got.dtype}{list(got.shape)}, the network's is {want.dtype}{list(want.shape)}")
+    if faults:
+        rest = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
+        raise CheckpointError(f"the {what} do not fit this network: the file {'; '.join(sorted(faults)[:4])}{rest}")
+    target.load_state_dict(dict(state))
+
+
+def generator_state(generator: np.random.Generator) -> dict[str, Any]:
+    """The state of a random generator as JSON values."""
+    return dict(generator.bit_generator.state)
+
+
+def restore_generator(generator: np.random.Generator, state: Any) -> None:
+    """Set a generator to a saved state, so that it goes on with the same numbers; CheckpointError otherwise."""
+    try:
+        generator.bit_generator.state = state
+    except (KeyError, ValueError, TypeError, OverflowError) as reason:
+        name = type(generator.bit_generator).__name__
+        raise CheckpointError(f"the saved random state is not one of {name}: {reason}") from reason
+
+
+def _part(tensors: Mapping[str, Array], prefix: str) -> State:
+    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+
+
+def _write(path: Path, tensors: Mapping[str, Array], metadata: dict[str, str]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import save as encode
+
+    # Zero-dimensional arrays must stay so, which np.ascontiguousarray would not grant.
+    contiguous = {name: np.array(array, order="C") for name, array in tensors.items()}
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        data = encode(contiguous, metadata or None)
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # the rename must not reach the disk before the bytes do
+        os.replace(temporary, path)
+    except (OSError, SafetensorError, KeyError) as reason:  # KeyError: an element type that the format lacks
+        raise CheckpointError(f"{path}: cannot be written: {reason}") from reason
+    finally:
+        temporary.unlink(missing_ok=True)  # there is none after the rename
+
+
+def _read(path: Path) -> tuple[State, dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        with safe_open(str(path), framework="np") as file:
+            tensors = {name: np.array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as reason:
+        raise CheckpointError(f"{path}: not a whole safetensors file: {reason}") from reason

@@ -1,0 +1,101 @@
+"""Arenas: zeroed, aligned memory that NumPy owns and compiled kernels point into."""
+
+from __future__ import annotations
+
+import operator
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from faltung.graph.errors import FaltungError
+
+#              capacity from   alignment in bytes
+ALIGNMENTS = ((4 << 20,        2 << 20),     # whole huge pages: fewer misses in the address translation
+              (64 << 10,       4 << 10),     # whole pages
+              (0,              64))          # whole cache lines, whole vectors
+
+
+class ArenaError(FaltungError, ValueError):
+    """A place that an arena does not have."""
+
+
+class OutOfMemory(FaltungError, MemoryError):
+    """Memory that cannot be had; the message says how much was wanted."""
+
+
+class Arena:
+    """`capacity` bytes of zeroed memory, aligned by ALIGNMENTS.
+
+    The memory lives as long as the arena or any view of it.  Raises ArenaError for a capacity that is no size, and
+    OutOfMemory when it cannot be had.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = _whole("capacity", capacity)
+        self.alignment = next(alignment for least, alignment in ALIGNMENTS if self.capacity >= least)
+        # Lazily granted memory ends the process when it is touched, so what cannot fit is refused here.
+        if self.capacity > (present := _physical()):
+            raise OutOfMemory(f"an arena of {_amount(self.capacity)} is wanted, but this machine has "
+                              f"{_amount(present)} of memory; a smaller batch needs less")
+        try:
+            block = np.zeros(self.capacity + self.alignment, np.uint8)
+        except MemoryError as error:
+            raise OutOfMemory(f"an arena of {_amount(self.capacity)} is wanted and the system does not grant it; "
+                              "a smaller batch needs less") from error
+        skip = -block.ctypes.data % self.alignment
+        self._bytes = block[skip:skip + self.capacity]
+        self._base = block.ctypes.data + skip
+
+    def pointer(self, offset: int = 0) -> int:
+        """The address of byte `offset`, which may be the end.  Raises ArenaError outside 0..capacity."""
+        offset = _whole("offset", offset)
+        if offset > self.capacity:
+            raise ArenaError(f"offset {offset} lies {offset - self.capacity} bytes behind an arena "
+                             f"of {self.capacity} bytes")
+        return self._base + offset
+
+    def view(self, offset: int, dtype: DTypeLike, count: int) -> np.ndarray[Any, Any]:
+        """`count` elements of `dtype` from byte `offset` on, as a flat array that shares the memory.
+
+        Raises ArenaError when they do not lie inside the arena, or the offset is no multiple of the element's alignment.
+        """
+        kind = np.dtype(dtype)
+        offset, count = _whole("offset", offset), _whole("count", count)
+        if kind.hasobject or not kind.itemsize:
+            raise ArenaError(f"elements of type {kind} cannot be kept in an arena")
+        if offset % kind.alignment:
+            raise ArenaError(f"offset {offset} is not a multiple of {kind.alignment}, the alignment of {kind}")
+        if (end := offset + count * kind.itemsize) > self.capacity:
+            raise ArenaError(f"{count} elements of {kind} at offset {offset} end at byte {offset} + {count}"
+                             f"*{kind.itemsize} = {end} of an arena of {self.capacity} bytes")
+        return self._bytes[offset:end].view(kind)
+
+
+def _whole(what: str, value: int) -> int:
+    """`value` as an integer that is not negative.  Raises ArenaError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ArenaError(f"{what} of an arena must be an integer, not {value!r}") from None
+    if number < 0:
+        raise ArenaError(f"{what} of an arena cannot be {number}")
+    return number
+
+
+def _physical() -> int:
+    """Bytes of memory in this machine; the largest address where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return (1 << 63) - 1
+
+
+def _amount(size: int) -> str:
+    """`size` bytes as a reader says it."""
+    #                    from     unit
+    for least, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= least:
+            return f"{size / least:.1f} {unit} ({size} bytes)"
+    return f"{size} bytes"

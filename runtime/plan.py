@@ -1,0 +1,107 @@
+"""A plan as data: the kernels of one run in order, their buffers and their work, laid out for the native driver."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from faltung.graph.errors import FaltungError
+
+MOST_WORK = 1 << 48       # units in one kernel: total * threads stays inside 64 bits
+
+
+class PlanError(FaltungError, ValueError):
+    """A plan, or a batch size, that the driver must not run."""
+
+
+class Record(ctypes.Structure):
+    """One kernel of a plan; `%Record` of the native text."""
+
+    _fields_ = [("kernel", ctypes.c_void_p), ("args", ctypes.c_void_p), ("const", ctypes.c_int64),
+                ("per_batch", ctypes.c_int64), ("barrier", ctypes.c_int64)]
+
+
+class Header(ctypes.Structure):
+    """The plan itself; `%Plan` of the native text.  `ticks` is null unless the run is measured."""
+
+    _fields_ = [("records", ctypes.c_void_p), ("count", ctypes.c_int64), ("ticks", ctypes.c_void_p)]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One kernel call of a plan: its address, the buffers it takes (as indices), its work, and whether it must wait."""
+
+    kernel: int
+    buffers: tuple[int, ...]
+    total: tuple[int, int]
+    barrier: bool = True
+
+
+class Plan:
+    """Steps over a table of buffers, laid out for the driver.
+
+    `buffers[i]` is the address of buffer i, or None while it is still to be bound (an input, say).  `keep` holds what
+    must outlive the plan: the loaded code, the arena.  A plan is not safe to bind or run from two threads at once when
+    its buffers are shared: whoever owns the buffers owns that lock.
+    Raises PlanError for a step that names no kernel, a missing buffer, or negative work.
+    """
+
+    def __init__(self, steps: Iterable[Step], buffers: Sequence[int | None], keep: Sequence[object] = ()) -> None:
+        self.steps = tuple(steps)
+        self.keep = tuple(keep)
+        self.unbound = {i for i, address in enumerate(buffers) if not address}
+        self.most = min((_most_batch(k, step, len(buffers)) for k, step in enumerate(self.steps)), default=MOST_WORK)
+        uses = [b for step in self.steps for b in step.buffers]
+        self._places: list[list[int]] = [[] for _ in buffers]
+        for place, b in enumerate(uses):
+            self._places[b].append(place)
+        self._pointers = np.array([buffers[b] or 0 for b in uses] or [0], np.uint64)
+        self._records = (Record * len(self.steps))()
+        place = int(self._pointers.ctypes.data)
+        for record, step in zip(self._records, self.steps, strict=True):
+            record.kernel, record.args = step.kernel, place
+            record.const, record.per_batch = step.total
+            record.barrier = step.barrier
+            place += 8 * len(step.buffers)
+        self._header = Header(ctypes.addressof(self._records), len(self.steps), None)
+        self.address = ctypes.addressof(self._header)
+
+    def bind(self, buffer: int, address: int) -> None:
+        """Let buffer number `buffer` be at `address` from the next run on.  Raises PlanError."""
+        if not 0 <= buffer < len(self._places):
+            raise PlanError(f"buffer {buffer} of a plan with {len(self._places)} buffers")
+        if address <= 0:
+            raise PlanError(f"buffer {buffer} cannot be at address {address}")
+        self._pointers[self._places[buffer]] = address
+        self.unbound.discard(buffer)
+
+    def check(self, n: int) -> None:
+        """Raise PlanError unless the plan can run with batch extent n."""
+        if self.unbound:
+            raise PlanError(f"buffers {sorted(self.unbound)} of {len(self._places)} are not bound to memory")
+        if not 0 <= n <= self.most:
+            raise PlanError(f"batch extent {n} is outside 0..{self.most}, what the kernels of this plan can count")
+
+    def measure_into(self, ticks: np.ndarray | None) -> None:
+        """Let runs add their ticks to `ticks`, int64 (threads, steps, 2: waiting, working); None stops that."""
+        if ticks is not None and (ticks.dtype != np.int64 or ticks.ndim != 3
+                                  or ticks.shape[1:] != (len(self.steps), 2) or not ticks.flags.c_contiguous):
+            raise PlanError(f"ticks must be contiguous int64 (threads, {len(self.steps)}, 2), "
+                            f"not {ticks.dtype} {ticks.shape}")
+        self._header.ticks = None if ticks is None else ticks.ctypes.data
+
+
+def _most_batch(k: int, step: Step, buffers: int) -> int:
+    """The largest batch extent that step k can take, having checked the step."""
+    const, per_batch = step.total
+    missing = [b for b in step.buffers if not 0 <= b < buffers]
+    if step.kernel <= 0:
+        raise PlanError(f"step {k} has no kernel (address {step.kernel})")
+    if missing:
+        raise PlanError(f"step {k} takes buffers {missing} of a plan with {buffers} buffers")
+    if const < 0 or per_batch < 0 or const > MOST_WORK:
+        raise PlanError(f"step {k} has work {const} + {per_batch}*n; both must be in 0..{MOST_WORK}")
+    return (MOST_WORK - const) // per_batch if per_batch else MOST_WORK

@@ -1,0 +1,149 @@
+"""CASES: one row of operands and arguments for every differentiable op and rank, shared by the graph tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from faltung.graph import dsl
+from faltung.graph.tensor import Tensor, topological
+from tests.check import Array, Build, distinct, integers, positive
+
+
+@dataclass(frozen=True)
+class Case:
+    """An op of the registry on arrays. `degree` 1 or 2: polynomial of that degree, so differences are exact."""
+
+    op: str
+    build: Build
+    arrays: tuple[Array, ...]
+    degree: int | None = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.op}{'-' if self.note else ''}{self.note}"
+
+
+def labels(count: int, classes: int) -> Tensor:
+    return dsl.constant(np.arange(count) * 7 % classes, dtype="int64")
+
+
+def conv(rank: int, extents: Sequence[int], kernel: Sequence[int], s: int, p: int, d: int, bias: bool = True) -> Case:
+    function = (dsl.conv1d, dsl.conv2d, dsl.conv3d)[rank - 1]
+    arrays = [integers((2, 2, *extents), 1), integers((3, 2, *kernel), 2), integers((3,), 3)]
+
+    def build(x: Tensor, k: Tensor, b: Tensor | None = None) -> Tensor:
+        return function(x, k, b, stride=s, padding=p, dilation=d)
+
+    size = "x".join(map(str, (*extents, "k", *kernel)))
+    return Case("conv", build, tuple(arrays[: 3 if bias else 2]), 2, f"{size}-s{s}p{p}d{d}")
+
+
+def pool(op: str, rank: int, extents: Sequence[int], k: int, s: int, p: int, d: int = 1) -> Case:
+    name = f"{op}{rank}d"
+    extra = {"dilation": d} if op == "max_pool" else {}
+
+    def build(x: Tensor) -> Tensor:
+        return getattr(dsl, name)(x, k, s, p, **extra)
+
+    array = distinct((2, 2, *extents), 4) if op == "max_pool" else integers((2, 2, *extents), 4)
+    return Case(op, build, (array,), 1 if op == "avg_pool" else None, f"{'x'.join(map(str, extents))}-k{k}s{s}p{p}d{d}")
+
+
+def fits(extent: int, reach: int, padding: int) -> bool:
+    return extent + 2 * padding >= reach
+
+
+# every combination in one dimension: strides that divide and do not, kernel < = > stride, dilation > stride, …
+LINES = [
+    conv(1, (h,), (r,), s, p, d, bias=False)
+    for h, r, s, p, d in product((5, 6, 8), (1, 2, 3, 4), (1, 2, 3, 4), (0, 1, 3), (1, 2, 3))
+    if fits(h, d * (r - 1) + 1, p)
+]
+PLANES = [
+    conv(2, (5, 7), (3, 2), s, p, d) for s, p, d in ((1, 0, 1), (1, 1, 1), (2, 1, 1), (3, 2, 1), (2, 1, 2), (4, 0, 1), (2, 3, 3))
+]
+SOLIDS = [conv(3, (4, 3, 5), (2, 3, 1), s, p, d, bias=False) for s, p, d in ((1, 0, 1), (2, 1, 1), (2, 2, 2))]
+POOLS = [
+    pool(op, 1, (h,), k, s, p, d)
+    for op, h, k, s, p, d in product(("max_pool", "avg_pool"), (5, 6, 8), (1, 2, 3), (1, 2, 3, 4), (0, 1), (1, 2))
+    if 2 * p <= k and fits(h, d * (k - 1) + 1, p) and (d == 1 or op == "max_pool")
+]
+POOLS += [pool(op, 2, (6, 7), k, s, p) for op in ("max_pool", "avg_pool") for k, s, p in ((2, 2, 0), (3, 2, 1), (2, 3, 1), (3, 1, 1))]
+POOLS += [pool(op, 3, (4, 5, 3), k, s, p) for op in ("max_pool", "avg_pool") for k, s, p in ((2, 2, 0), (3, 2, 1))]
+
+A34, B34, ROW, COLUMN = distinct((3, 4), 5), positive((3, 4), 6), distinct((4,), 7), distinct((3, 1), 8)
+
+POINTS = [
+    Case("add", lambda x, z: x + z, (integers((3, 4), 5), integers((4,), 6)), 1, "row"),
+    Case("sub", lambda x, z: x - z, (integers((3, 1), 5), integers((3, 4), 6)), 1, "column"),
+    Case("sub", lambda x: 2 - x, (integers((3, 4), 5),), 1, "number"),
+    Case("mul", lambda x, z: x * z, (integers((3, 4), 5), integers((1, 4), 6)), 2, "row"),
+    Case("mul", lambda x: x * x, (integers((3, 4), 5),), 2, "square"),
+    Case("mul", lambda x: x * 3, (integers((3, 4), 5),), 1, "number"),
+    Case("div", lambda x, z: x / z, (A34, B34)),
+    Case("div", lambda x, z: x / z, (ROW, B34), note="row"),
+    Case("div", lambda z: 1 / z, (B34,), note="number"),
+    Case("maximum", dsl.maximum, (A34, distinct((3, 4), 9))),
+    Case("maximum", lambda x: dsl.maximum(x, 0), (A34,), note="number"),
+    Case("minimum", dsl.minimum, (A34, COLUMN + 1e-3), note="column"),
+    Case("neg", lambda x: -x, (integers((3, 4), 5),), 1),
+    Case("abs", dsl.abs, (A34,)),
+    Case("relu", dsl.relu, (A34,)),
+    Case("exp", dsl.exp, (A34,)),
+    Case("log", dsl.log, (B34,)),
+    Case("sqrt", dsl.sqrt, (B34,)),
+    Case("tanh", dsl.tanh, (A34,)),
+    Case("sigmoid", dsl.sigmoid, (A34,)),
+]
+
+CUBE, WHOLE = distinct((3, 4, 2), 10), integers((3, 4, 2), 10)
+AXES = (None, 0, 1, (0, 2), -1)
+
+REDUCTIONS = [
+    *(Case("sum", lambda x, a=a: dsl.sum(x, a), (WHOLE,), 1, f"axis{a}") for a in AXES),
+    *(Case("mean", lambda x, a=a: dsl.mean(x, a), (8 * 3 * WHOLE,), 1, f"axis{a}") for a in AXES),
+    *(Case("max", lambda x, a=a: dsl.max(x, a), (CUBE,), None, f"axis{a}") for a in AXES),
+    *(Case("min", lambda x, a=a: dsl.min(x, a), (CUBE,), None, f"axis{a}") for a in AXES),
+    *(Case("softmax", lambda x, a=a: dsl.softmax(x, a), (CUBE,), None, f"dim{a}") for a in (0, 1, -1)),
+    *(Case("log_softmax", lambda x, a=a: dsl.log_softmax(x, a), (CUBE,), None, f"dim{a}") for a in (0, 1, -1)),
+    Case("nll", lambda x: dsl.cross_entropy(x, labels(3, 4)), (A34,), None, "cross_entropy"),
+]
+
+VIEWS = [
+    *(Case("transpose", lambda x, a=a: dsl.transpose(x, a), (WHOLE,), 1, f"{a}") for a in (None, (1, 0, 2), (2, 0, 1))),
+    *(
+        Case("reshape", lambda x, s=s: dsl.reshape(x, s), (WHOLE,), 1, "x".join(map(str, s)))
+        for s in ((24,), (12, 2), (3, 8), (3, 2, 2, 2), (4, 3, 2), (2, 12), (8, 3), (3, 1, 4, 2), (-1, 6))
+    ),
+]
+
+PRODUCTS = [
+    Case("linear", dsl.linear, (integers((3, 4)), integers((5, 4), 1), integers((5,), 2)), 2, "bias"),
+    Case("linear", dsl.linear, (integers((3, 4)), integers((5, 4), 1)), 2),
+    Case("matmul", dsl.matmul, (integers((3, 4)), integers((4, 5), 1)), 2),
+]
+
+SMALL = [*PRODUCTS, *POINTS, *REDUCTIONS, *VIEWS]
+CASES = [*LINES, *PLANES, *SOLIDS, *POOLS, *SMALL]
+
+# one case a shape of equation, where all of CASES would take too long
+FEW = [
+    *PRODUCTS, *PLANES, *SOLIDS, *POINTS, *REDUCTIONS, *VIEWS,
+    *(c for c in POOLS if c.note in ("5-k2s2p0d1", "6-k2s2p0d1", "6-k3s2p1d1", "8-k2s3p1d1", "8-k3s1p1d2", "8-k3s2p1d2")),
+    *(c for c in LINES if c.note in ("5-k-3-s1p1d1", "8xkx3-s2p1d1", "8xkx2-s3p0d1", "8xkx4-s2p3d2", "6xkx3-s4p1d3", "5xkx1-s2p0d1")),
+]  # fmt: skip
+
+
+def tensors(case: Case, order: int) -> list[Tensor]:
+    """All computed tensors of a case's graph, of its gradients and, for order 2, of the gradients' gradients."""
+    from tests.check import gradients, tangent
+
+    y, _, gs, _ = gradients(case.build, case.arrays)
+    found = [y, *gs]
+    if order > 1:
+        found += gradients(*tangent(case.build, case.arrays))[2]
+    return [t for t in topological(found) if not t.is_leaf]
