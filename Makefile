@@ -16,7 +16,7 @@ lint: $(STAMP)
 	@# The stages are installed below faltung/ but stand beside it, so mypy is shown a tree of links.
 	@rm -rf $(TREE) && mkdir -p $(TREE)
 	@ln -s $(addprefix $(CURDIR)/,$(wildcard faltung/*) graph codegen runtime) $(TREE)/
-	MYPYPATH=build/tree $(PY) -m mypy -p faltung
+	MYPYPATH=build/tree $(PY) -m mypy -p faltung -p bench
 
 demo: $(STAMP)
 	$(PY) -m faltung demo

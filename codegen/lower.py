@@ -36,7 +36,7 @@ class Lowering:
     """Expressions at one place of the loops. `lane` is the index whose values are the lanes (None: scalars)."""
 
     k: Builder
-    memory: Sequence[Memory]
+    memory: Mapping[int, Memory]
     extents: Mapping[str, Extent]
     places: Places
     elem: str

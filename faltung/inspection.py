@@ -90,6 +90,7 @@ def equation(text: str, shapes: Mapping[str, Shape], style: Style = Style()) -> 
     from faltung.graph.dsl import input as leaf
     from faltung.graph.grad import grad
     from faltung.graph.parse import operand_names, parse
+    from faltung.graph.show import bar
     from faltung.graph.tensor import computed
 
     names = operand_names(text)
@@ -104,7 +105,7 @@ def equation(text: str, shapes: Mapping[str, Shape], style: Style = Style()) -> 
     report.add("equation", eq.target, output)
     report.lines.append("    " + "; ".join([f"free {', '.join(eq.free)}"] + [f"bound {', '.join(eq.bound)}"] * bool(eq.bound)))
     report.title("derived gradients")
-    cotangent = leaf(f"{eq.target}̄", tuple(None if _open(e) else e for e in output.shape))
+    cotangent = leaf(bar(eq.target), tuple(None if _open(e) else e for e in output.shape))
     for name, gradient in grad(output, dict(zip(names, operands, strict=True)), cotangent).items():
         report.add("gradient", name, gradient)
     return report.lines, {"equation": text, "tensors": report.rows}

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from faltung.graph.errors import DTypeError, FaltungError, ShapeError
+from faltung.graph.index import Batch
 from faltung.graph.ops.table import apply, row
 from faltung.graph.parse import operand_names
 from faltung.graph.tensor import FLOATS, Tensor, leaf
@@ -65,7 +66,7 @@ class _Leaves:
     def state(self, letter: str, name: str) -> None:
         """A state shaped like the parameter, called `name.place`, read as `letter`."""
         p, full = self.parameter, f"{name}.{self.place}"
-        zeros = np.zeros([int(str(e)) for e in p.shape], p.dtype)
+        zeros = np.zeros([e for e in p.shape if not isinstance(e, Batch)], p.dtype)
         self.known[letter] = self.update.states[full] = leaf("state", p.shape, p.dtype, full, zeros)
 
     def scalar(self, letter: str, name: str) -> None:
@@ -85,6 +86,8 @@ class _Leaves:
 @dataclass(frozen=True)
 class Optimiser(ABC):
     """Base of the optimisers: hyper-parameters, and the equations they stand in."""
+
+    lr: float = 1e-3
 
     def update(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Update:
         """The equations of one step for parameters and their gradients, in the same order.
@@ -222,6 +225,8 @@ def _check_pairs(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> N
             raise DTypeError(f"{name} is {p.kind} of {p.dtype}: only parameters of a float type are trained")
         if p.dtype != parameters[0].dtype or g.dtype != p.dtype:
             raise DTypeError(f"{name} is {p.dtype}, its gradient {g.dtype}, the first parameter {parameters[0].dtype}: expected one type")
+        if any(isinstance(e, Batch) for e in p.shape):
+            raise ShapeError(f"{name} has shape {list(p.shape)}: a parameter's extents are all known")
         if p in seen:
             raise ShapeError(f"{name} stands at places {seen[p]} and {place}: give every parameter once")
         if p.shape != g.shape:

@@ -139,8 +139,8 @@ def _tiled(task: Task, c: Contraction, f: str, lanes: int) -> Form:
 
 
 def _unroll(points: int, vectors: int) -> int:
-    """Steps of the innermost reduction written out: more than this and the register allocator spills."""
-    return 2 if points * vectors >= 16 else 4
+    """Steps of the innermost reduction written out: a full tile needs none, and with more the allocator spills."""
+    return 1 if points * vectors >= 12 else 4
 
 
 def _tiles(task: Task, c: Contraction, most: int) -> Iterator[tuple[tuple[str, int], ...]]:
@@ -231,7 +231,7 @@ def contraction(task: Task) -> Plan | str:
     per_image = prod(_int(eq.extent[i]) for i in form.roles.reduced if i not in images)
     if images and per_image >= 16 and task.result.size[1] == 0 and task.result.size[0] <= SMALL:
         first = replace(eq, expr=eq.reduce, target="partial")
-        part_work = _Nest(replace(task, equation=first), form, images[0]).work()
+        part_work = _Nest(replace(task, equation=first, aliases=()), form, images[0]).work()
         total, held = sum_of_parts(task, PARTS)
         return Plan((replace(part_work, arguments=tuple(-2 if a == RESULT else a for a in part_work.arguments)), total), (held.size,))
     return Plan((_Nest(task, form, None).work(),))
@@ -243,14 +243,12 @@ class _Nest:
     def __init__(self, task: Task, form: Form, images: str | None) -> None:
         self.task, self.form, self.images = task, form, images
         self.eq, self.c, self.lanes = task.equation, form.roles, task.lanes
-        self.used = sorted({x.slot for x in self.eq.accesses})
-        self.k, memory, self.out = task.open(self.used)
+        self.k, self.memory, self.out = task.open()
         if images is not None:
             self.k.buffers.pop()
             size = task.result.size[0]
             buffer = self.k.buffer("partial", task.element(task.dtype), (size * PARTS, 0), written=True)
             self.out = Memory(buffer, task.result)
-        self.memory: list[Memory] = memory  # type: ignore[assignment]
         self.a, self.b = self.memory[self.c.a.slot], self.memory[self.c.b.slot]
         self.points = [t for _, t in form.tile]
         self.part: Expr = Int(0)
@@ -264,7 +262,7 @@ class _Nest:
             self._all()
         name = "contraction, parts of the batch" if self.images is not None else "contraction"
         tile = "×".join(str(t) for t in self.points) or "1"
-        return Work(k.finish(), (*self.used, RESULT), f"{name}, tile {tile}×{self.form.vectors}")
+        return Work(k.finish(), (*self.task.used, RESULT), f"{name}, tile {tile}×{self.form.vectors}")
 
     # ---- loops around the tile ----
 

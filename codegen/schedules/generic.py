@@ -13,7 +13,7 @@ the parts added in order, so that the result does not depend on the number of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import product
@@ -29,7 +29,7 @@ from faltung.graph.equation import Equation
 from faltung.graph.expr import Access, Apply, Reduce
 from faltung.graph.expr import Expr as Scalar
 from faltung.graph.expr import replace as swap
-from faltung.graph.index import Affine, Batch, Extent
+from faltung.graph.index import Affine, Batch, Extent, always_inside
 
 PARTS = 16  # of a reduction that is split
 FEW = 16  # parallel units below which a reduction is split
@@ -121,8 +121,7 @@ def _raised(layout: Layout, shape: tuple[Extent, ...]) -> Layout:
 def _nest(task: Task, part: tuple[str, str] | None = None) -> Work:
     """One kernel. With `part` = (index, s), bound index `index` runs over part s of its range only."""
     eq = task.equation
-    used = sorted({a.slot for a in eq.accesses})
-    k, memory, out = task.open(used)
+    k, memory, out = task.open()
     lane = _lane(task, part)
     free_lane = lane is not None and lane in eq.free
     dims = _dims(task, lane if free_lane else None)
@@ -145,7 +144,7 @@ def _nest(task: Task, part: tuple[str, str] | None = None) -> Work:
             count: Expr | int = k.cdiv(k.N, d.block) if d.count is None else k.N if isinstance(d.count, Batch) else d.count
             places[d.index] = _place(stack.enter_context(k.loop(d.index, 0, count)), d)
         _body(task, k, memory, out, places, lane, lanes, free_lane, part)
-    return Work(k.finish(), (*used, RESULT), "generic")
+    return Work(k.finish(), (*task.used, RESULT), "generic")
 
 
 def _place(variable: Expr, d: Dim) -> Place:
@@ -217,24 +216,24 @@ def _lane(task: Task, part: tuple[str, str] | None) -> str | None:
 
 
 def _body(
-    task: Task, k: Builder, memory: list[Memory | None], out: Memory, places: dict[str, Place], lane: str | None,
+    task: Task, k: Builder, memory: dict[int, Memory], out: Memory, places: dict[str, Place], lane: str | None,
     lanes: int, free_lane: bool, part: tuple[str, str] | None,
 ) -> None:  # fmt: skip
     eq, reduce = task.equation, task.equation.reduce
-    clips = _clips(eq, lane) if reduce is not None else {}
-    clipped = _kept_inside(eq, clips, lane, [m.layout if m else None for m in memory])
+    clips = _clips(eq, lane, task.operands)
+    clipped = _kept_inside(eq, clips, task.operands)
     tail = _tail(k, eq, lane, places, task) if free_lane and lane is not None else None
 
     def lowering(at: Mapping[str, Place], alive: Expr | None, given: Mapping[Scalar, Expr]) -> Lowering:
         return Lowering(
-            k, memory, eq.extent, at, task.elem, lanes, lane, alive, clipped, given,  # type: ignore[arg-type]
+            k, memory, eq.extent, at, task.elem, lanes, lane, alive, clipped, given,
         )
 
     given: dict[Scalar, Expr] = {}
     if reduce is not None:
         given[reduce] = _reduction(task, k, reduce, places, lane, lanes, free_lane, tail, clips, lowering, part)
     if lane is not None and not free_lane:  # the lanes have been added up: what is left is scalar
-        final = Lowering(k, memory, eq.extent, places, task.elem, 1, None, None, clipped, given)  # type: ignore[arg-type]
+        final = Lowering(k, memory, eq.extent, places, task.elem, 1, None, None, clipped, given)
     else:
         final = lowering(places, tail, given)
     elem = task.element(task.dtype)
@@ -257,7 +256,7 @@ def _tail(k: Builder, eq: Equation, lane: str, places: Mapping[str, Place], task
 
 def _reduction(
     task: Task, k: Builder, reduce: Reduce, places: Mapping[str, Place], lane: str | None, lanes: int, free_lane: bool,
-    tail: Expr | None, clips: dict[str, list[tuple[Affine, Extent]]], lowering: object, part: tuple[str, str] | None,
+    tail: Expr | None, clips: Clips, lowering: Callable[..., Lowering], part: tuple[str, str] | None,
 ) -> Expr:  # fmt: skip
     """Loops over the bound indices; gives the accumulated value (a vector, or a scalar when a bound index is the lanes)."""
     eq, kind = task.equation, reduce.kind
@@ -271,7 +270,7 @@ def _reduction(
     unrolled = _unrollable(eq, bound, clips, lane if not free_lane else None, part)
 
     def accumulate(now: dict[str, Place], alive: Expr | None) -> None:
-        at_here = lowering(now, alive, {})  # type: ignore[operator]
+        at_here = lowering(now, alive, {})
         body = at_here.wide(at_here.number(reduce.body, neutral))
         if alive is not None and not free_lane:  # lanes beyond the end must not count
             body = k.select(k.below(alive, lanes), body, int(neutral) if neutral == 0 else neutral)
@@ -356,25 +355,22 @@ def _accumulate(
 
 # ---- clipping ----
 
+Clips = dict[str, list[tuple[Affine, Extent]]]
 
-def _clips(eq: Equation, lane: str | None) -> dict[str, list[tuple[Affine, Extent]]]:
-    """Bound index → forms that its loop can keep inside [0, extent), where being outside contributes nothing."""
+
+def _clips(eq: Equation, lane: str | None, layouts: Sequence[Layout]) -> Clips:
+    """Bound index → forms that its loop must keep inside [0, extent): those that can be outside, where the term vanishes."""
     reduce = eq.reduce
-    assert reduce is not None
-    found: dict[str, list[tuple[Affine, Extent]]] = {}
-    for a in _vanishing(reduce):
-        for axis, form in enumerate(a.index):
-            inner = _innermost(form, reduce, lane)
-            if inner is not None:
-                found.setdefault(inner, []).append((form, (a.slot, axis)))  # type: ignore[arg-type]
+    found: Clips = {}
+    for a in _vanishing(reduce) if reduce is not None else []:
+        for form, extent in zip(a.index, layouts[a.slot].shape, strict=True):
+            inner = [i for i in reduce.indices if form.coefficient(i)] if reduce is not None else []
+            follows_lane = lane is not None and form.coefficient(lane)
+            if inner and form.den == 1 and not follows_lane and not always_inside(form, extent, eq.extent):
+                entry = found.setdefault(inner[-1], [])
+                if (form, extent) not in entry:
+                    entry.append((form, extent))
     return found
-
-
-def _innermost(form: Affine, reduce: Reduce, lane: str | None) -> str | None:
-    bound = [i for i in reduce.indices if form.coefficient(i)]
-    if not bound or form.den != 1 or (lane is not None and form.coefficient(lane)):
-        return None
-    return bound[-1]
 
 
 def _vanishing(reduce: Reduce) -> list[Access]:
@@ -393,44 +389,14 @@ def _vanishing(reduce: Reduce) -> list[Access]:
     return found
 
 
-def _kept_inside(
-    eq: Equation, clips: dict[str, list[tuple[Affine, Extent]]], lane: str | None, layouts: list[Layout | None]
-) -> frozenset[Access]:
-    """Resolve the clips against the operands' shapes, drop the needless ones, and name the reads that are then safe."""
-    bounded: set[tuple[Affine, Extent]] = set()
-    for i in list(clips):
-        kept: dict[tuple[Affine, Extent], None] = {}
-        for form, where in clips[i]:
-            slot, axis = where  # type: ignore[misc]
-            layout = layouts[slot]
-            assert layout is not None
-            extent = layout.shape[axis]
-            low, high = form.range(eq.extent)
-            if isinstance(extent, Batch) or low < 0 or high > extent - 1:
-                if not (form.name is not None and eq.extent[form.name] == extent):
-                    kept[form, extent] = None
-        clips[i] = list(kept)
-        bounded |= set(kept)
-        if not kept:
-            del clips[i]
-    safe = set()
-    for a in eq.accesses:
-        layout = layouts[a.slot]
-        if layout is None:
-            continue
+def _kept_inside(eq: Equation, clips: Clips, layouts: Sequence[Layout]) -> frozenset[Access]:
+    """Reads that are safe because the loops are clipped."""
+    bounded = {pair for pairs in clips.values() for pair in pairs}
 
-        def inside(axis: int, form: Affine, layout: Layout = layout) -> bool:
-            extent = layout.shape[axis]
-            if (form, extent) in bounded:
-                return True
-            if form.den != 1:
-                return False
-            if isinstance(extent, Batch):
-                return form.name is not None and isinstance(eq.extent[form.name], Batch)
-            low, high = form.range(eq.extent)
-            return low >= 0 and high <= extent - 1
+    def safe(a: Access) -> bool:
+        return all(
+            (form, extent) in bounded or always_inside(form, extent, eq.extent)
+            for form, extent in zip(a.index, layouts[a.slot].shape, strict=True)
+        )
 
-        if all(inside(axis, form) for axis, form in enumerate(a.index)):
-            safe.add(a)
-    return frozenset(safe)
-
+    return frozenset(a for a in eq.accesses if safe(a)) if bounded else frozenset()

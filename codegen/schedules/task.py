@@ -25,6 +25,7 @@ class Task:
     dtype: str  # of the result
     target: Target
     exact: bool = False  # the element type of floats is the integers modulo a prime
+    aliases: tuple[int, ...] = ()  # operands whose memory is the result's: an update in place
 
     @property
     def elem(self) -> str:
@@ -42,19 +43,21 @@ class Task:
         """The element type in memory of a dtype."""
         return self.elem if self.exact and dtype in ("float32", "float64") else ELEMENTS[dtype]
 
-    def open(self, used: list[int] | None = None) -> tuple[Builder, list[Memory | None], Memory]:
-        """A builder with the buffers of the operands (those used) and of the result declared."""
+    @property
+    def used(self) -> list[int]:
+        """Operands that are read from a buffer of their own."""
+        return sorted({a.slot for a in self.equation.accesses} - set(self.aliases))
+
+    def open(self) -> tuple[Builder, dict[int, Memory], Memory]:
+        """A builder with buffers declared for the operands in `used`, in order, and for the result."""
         k = Builder("kernel", lanes=self.lanes, elem=self.elem)
         names = self.equation.operands
-        memory: list[Memory | None] = []
-        for n, (layout, dtype) in enumerate(zip(self.operands, self.dtypes, strict=True)):
-            if used is not None and n not in used:
-                memory.append(None)
-                continue
+        memory: dict[int, Memory] = {}
+        for n in self.used:
             name = names[n] if n < len(names) else f"X{n}"
-            memory.append(Memory(k.buffer(name, self.element(dtype), layout.size), layout))
+            memory[n] = Memory(k.buffer(name, self.element(self.dtypes[n]), self.operands[n].size), self.operands[n])
         out = Memory(k.buffer(self.equation.target, self.element(self.dtype), self.result.size, written=True), self.result)
-        return k, memory, out
+        return k, memory | {n: out for n in self.aliases}, out
 
 
 @dataclass(frozen=True)

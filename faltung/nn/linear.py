@@ -7,7 +7,7 @@ from math import prod
 from typing import Any, ClassVar
 
 from faltung.graph import dsl
-from faltung.graph.errors import UnsupportedOp
+from faltung.graph.errors import ShapeError, UnsupportedOp
 from faltung.graph.tensor import Tensor
 from faltung.init import uniform
 from faltung.nn.arguments import Ints, count, only, per_axis
@@ -116,7 +116,13 @@ class Linear(Module):
         self.bias = dsl.parameter(uniform((self.out_features,), self.in_features, dtype), "bias", dtype) if bias else None
 
     def forward(self, input: Any) -> Tensor:
-        return dsl.linear(input, self.weight, self.bias)
+        x = dsl.as_tensor(input)
+        if x.rank == 2 and x.shape[1] != self.in_features:
+            raise ShapeError(
+                f"the input has {x.shape[1]} features (axis 1 of {list(x.shape)}), the weight expects {self.in_features} "
+                f"(axis 1 of {list(self.weight.shape)}); for this input write Linear({x.shape[1]}, {self.out_features})"
+            )
+        return dsl.linear(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

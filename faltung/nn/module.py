@@ -8,7 +8,8 @@ Assigning gives a parameter its key as name and a module its path, so that error
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -30,6 +31,10 @@ class Module:
 
     training: bool = True
     _path: str = ""
+
+    if TYPE_CHECKING:  # parts have names that only their owner knows
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The layer's result as a graph. Raises UnsupportedOp where a subclass does not define it."""
@@ -110,7 +115,7 @@ class Module:
     @property
     def num_parameters(self) -> int:
         """How many numbers are trained."""
-        return sum(int(np.prod(t.shape)) for t in self.parameters())
+        return sum(prod(t.read().shape) for t in self.parameters())
 
     # ---- values ----
 

@@ -21,7 +21,7 @@ def test_an_equation_and_its_gradients(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["inspect", STRIDED, *SHAPES, "--steps"]) == 0
     text = capsys.readouterr().out
     assert "Y  (N, 4, 4, 4)" in text and "free n, f, i, j; bound c, p, q" in text
-    assert "K̄[f,c,p,q] = Σ_{n,i,j} Ȳ[n,f,i,j]·X[n,c,2·i+p-1,2·j+q-1]" in text
+    assert "[f,c,p,q] = Σ_{n,i,j} Y\u0304[n,f,i,j]·X[n,c,2·i+p-1,2·j+q-1]" in text
     assert "solve the deltas" in text
     assert main(["inspect", STRIDED, *SHAPES, "--json", "--latex"]) == 0
     rows = json.loads(capsys.readouterr().out)["tensors"]

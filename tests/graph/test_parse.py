@@ -162,7 +162,7 @@ ERRORS: list[tuple[str, list[Shape], dict[str, Any], type[FaltungError], str]] =
     ("Y[i,i] = X[i]", N3, {}, EquationError, "index i stands twice on the left"),
     ("Y[i] = sum(i: X[i])", N3, {}, EquationError, "index i is bound twice"),
     ("Y[] = sum(i,i: X[i])", N3, {}, EquationError, "index i is bound twice"),
-    ("Y[i] = X[i]", N3, {"attributes": {"i": 2}}, EquationError, "."),
+    ("Y[i] = X[i]", N3, {"attributes": {"i": 2}}, EquationError, "left side"),
     ("Y[] = sum(p: X[p])", N3, {"attributes": {"p": 2}}, EquationError, "p is both an index and an attribute"),
     ("Y[] = sum(i: sum(j: X[i,j]))", N33, {}, EquationError, "more than one reduction"),
     ("Y[i] = max(j: X[i,j]) + sum(k: X[i,k])", N33, {}, EquationError, "more than one reduction"),
@@ -202,7 +202,7 @@ ERRORS: list[tuple[str, list[Shape], dict[str, Any], type[FaltungError], str]] =
     ("Y[i] = " + "-" * 5000 + "X[i]", N3, {}, EquationError, "deep"),
     ("Y[i...] = X[i...]", [(2,) * 6], {}, FaltungError, "4"),
     ("Y[i...] = X[s*i...]", [(5, 5)], {"attributes": {"s": (1,)}, "rank": 2}, FaltungError, "s"),
-    ("Y[i] = X[i]", N3, {"attributes": {"i": (1, 2)}}, FaltungError, "."),
+    ("Y[i] = X[i]", N3, {"attributes": {"i": (1, 2)}}, EquationError, "unknown index i"),
 ]  # fmt: skip
 
 

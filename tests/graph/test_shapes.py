@@ -202,7 +202,7 @@ ERRORS: list[tuple[str, Any, type[FaltungError], str]] = [
     ("reshape the batch",   lambda: dsl.reshape(given_input(None, 2), (2, -1)), ShapeError, "batch"),
     ("cross entropy ranks", lambda: dsl.cross_entropy(X3, given_input(2, dtype="int64")), ShapeError, r"\(N, K\) and target \(N\)"),
     ("cross entropy type",  lambda: dsl.cross_entropy(X2, given_input(2)),    DTypeError, "labels are integers"),
-    ("cross entropy batch", lambda: dsl.cross_entropy(X2, given_input(3, dtype="int64")), ShapeError, "index n is 2 .* but 3"),
+    ("cross entropy batch", lambda: dsl.cross_entropy(X2, given_input(3, dtype="int64")), ShapeError, "index n is 3 .* but 2"),
 ]
 # fmt: on
 

@@ -1,0 +1,121 @@
+"""Which layout every tensor gets: lanes along channels, a zero halo where a window will read it.
+
+    lane axis   parameters: the column index of the first contraction that reads them as B
+                results: the column index of their contraction, else the lane axis that their operands bring
+    halo        what the windows of all contractions that read the tensor reach beyond it
+
+A schedule that needs another layout than the one assigned gets a copy (program.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from faltung.codegen.layout import Halo, Layout, blocked, outside, plain
+from faltung.codegen.schedules.contraction import lane_axes, weights_layout
+from faltung.graph.equation import Equation
+from faltung.graph.index import Batch
+from faltung.graph.tensor import FLOATS, Tensor
+
+NARROW = 4  # channels below which blocks of lanes would be mostly air
+
+
+def layouts(order: Sequence[Tensor], updates: Mapping[Tensor, Tensor], lanes: Mapping[str, int]) -> dict[Tensor, Layout]:
+    """Tensor → layout, for tensors in order of computation.
+
+    `updates` maps a computed tensor to the parameter or state whose memory it is written to;
+    `lanes` is the vector width for each float dtype.
+    """
+    found: dict[Tensor, Layout] = {}
+    for t in order:
+        if t.is_leaf:
+            width = lanes.get(t.dtype, 1)
+            found[t] = plain(t.shape) if t.kind == "input" or width == 1 else _parameter(t, order, width)
+    wanted = _wanted(order, updates)
+    for t in order:
+        if not t.is_leaf:
+            found[t] = _computed(t, found, wanted, lanes.get(t.dtype, 1), max(lanes.values()))
+    halos = _halos(order)
+    for t, halo in halos.items():
+        old = found[t]
+        kept: Halo = tuple(h if b == 1 and not isinstance(e, Batch) else (0, 0) for h, b, e in zip(halo, old.block, old.shape, strict=True))
+        if any(h != (0, 0) for h in kept) and t not in updates and t.kind not in ("parameter", "state"):
+            found[t] = Layout(old.shape, old.order, old.block, kept)
+    return found
+
+
+def _wanted(order: Sequence[Tensor], updates: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+    """Computed tensor → the parameter whose layout it should share, because an update reads both element by element."""
+    wanted: dict[Tensor, Tensor] = {t: p for t, p in updates.items()}
+    for t in reversed(order):
+        if t in wanted and len(t.equations) == 1:
+            eq = t.equations[0]
+            for slot, o in enumerate(t.operands):
+                if o.shape == t.shape and all(tuple(f.name for f in a.index) == eq.free for a in eq.read(slot)):
+                    wanted.setdefault(o, wanted[t])
+    return wanted
+
+
+def _parameter(t: Tensor, order: Sequence[Tensor], width: int) -> Layout:
+    """The layout in which its first contraction streams it; one axis: padded to whole vectors."""
+    for user in order:
+        for slot, o in enumerate(user.operands):
+            if o is not t:
+                continue
+            for eq in user.equations:
+                for c, f, _, there in lane_axes(eq):
+                    if c.b.slot == slot and _forward(eq, f):
+                        return weights_layout(eq, c, there, t.shape, width)
+    return blocked(t.shape, {0: width}) if len(t.shape) == 1 else plain(t.shape)
+
+
+def _forward(eq: Equation, f: str) -> bool:
+    """Whether the lanes are an early axis of the result: channels, not positions."""
+    return [n for form in eq.lhs for n in form.names].index(f) <= 1
+
+
+def _computed(
+    t: Tensor, found: Mapping[Tensor, Layout], wanted: Mapping[Tensor, Tensor], width: int, block: int
+) -> Layout:
+    if t in wanted and found[wanted[t]].shape == t.shape:
+        return found[wanted[t]]
+    if t.dtype in FLOATS:
+        axes = [here for eq in t.equations for _, _, here, _ in lane_axes(eq) if eq.shape[here] == t.shape[here]]
+        axes = [a for a in axes if not isinstance(t.shape[a], Batch) and _size(t, a) >= NARROW]
+        if axes:
+            return blocked(t.shape, {1 if 1 in axes else min(axes): width})
+    return _like_operands(t, found, block)
+
+
+def _size(t: Tensor, axis: int) -> int:
+    e = t.shape[axis]
+    assert not isinstance(e, Batch)
+    return e
+
+
+def _like_operands(t: Tensor, found: Mapping[Tensor, Layout], width: int) -> Layout:
+    """Lanes where an operand has them, when that index runs alone over a whole axis of the result."""
+    for eq in t.equations:
+        for a in sorted(eq.accesses, key=lambda a: -len(a.index)):
+            layout = found.get(t.operands[a.slot])
+            if layout is None or layout.order[-1:] == () or not any(b > 1 for b in layout.block):
+                continue
+            axis, part = layout.order[-1]
+            name = a.index[axis].name
+            if not part or name is None or (len(layout.shape) == 1 and len(t.shape) > 1):
+                continue
+            here = [n for n, form in enumerate(eq.lhs) if form.name == name and eq.shape[n] == eq.extent[name]]
+            if here and eq.extent[name] == layout.shape[axis] and width > 1:
+                return blocked(t.shape, {here[0]: layout.block[axis]})
+    return plain(t.shape)
+
+
+def _halos(order: Sequence[Tensor]) -> dict[Tensor, Halo]:
+    """What windows of contractions read beyond each tensor."""
+    reads: dict[Tensor, list[object]] = {}
+    for t in order:
+        for eq in t.equations:
+            for c, _, _, _ in lane_axes(eq):
+                if any(len(f.names) > 1 or f.const for f in c.a.index):
+                    reads.setdefault(t.operands[c.a.slot], []).append((c.a, eq.extent))
+    return {t: outside(r, t.shape) for t, r in reads.items()}  # type: ignore[arg-type]

@@ -1,0 +1,267 @@
+"""A graph as a program: kernels in order, buffers, and the barriers between them.
+
+    program = prepare steps (what depends on constants and parameters only) + steps (every run)
+
+Updates (new value of a parameter → the parameter) are written in place, after everything that reads the old value.
+Copies appear where a schedule wants an operand in another layout than the one it has.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from faltung.codegen.assign import layouts
+from faltung.codegen.buffers import Life
+from faltung.codegen.choose import Choice, choose
+from faltung.codegen.layout import Layout, outside
+from faltung.codegen.loops import Kernel
+from faltung.codegen.lower import ELEMENTS
+from faltung.codegen.schedules.contraction import lane_axes, weights_layout
+from faltung.codegen.schedules.task import RESULT, Task
+from faltung.codegen.target import Target
+from faltung.graph.equation import Equation, make
+from faltung.graph.expr import Access
+from faltung.graph.index import Affine, Batch
+from faltung.graph.parse import LETTERS
+from faltung.graph.tensor import FLOATS, Tensor, topological
+
+PERSISTENT = ("parameter", "state", "constant")
+BYTES = {"float32": 4, "float64": 8, "int32": 4, "int64": 8, "bool": 1}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A buffer of the program: what it holds and how. `kind` is a leaf's kind, `temporary` or `packed`.
+
+    A packed buffer holds a copy of constants or parameters in another layout and lives as long as they do.
+    """
+
+    kind: str
+    dtype: str
+    layout: Layout | None  # None: scratch, `size` elements
+    size: tuple[int, int]
+    tensor: Tensor | None = None
+
+    @property
+    def bytes(self) -> tuple[int, int]:
+        """(constant, per batch)."""
+        return self.size[0] * BYTES[self.dtype], self.size[1] * BYTES[self.dtype]
+
+    @property
+    def persistent(self) -> bool:
+        return self.kind in (*PERSISTENT, "packed")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A kernel call: buffers by number, and which equation it is part of."""
+
+    kernel: Kernel
+    buffers: tuple[int, ...]
+    tensor: Tensor
+    equation: Equation
+    schedule: str
+    refused: tuple[tuple[str, str], ...] = ()
+    barrier: bool = False
+
+
+@dataclass
+class Program:
+    """See the module docstring. `outputs` are buffer numbers."""
+
+    target: Target
+    slots: list[Slot] = field(default_factory=list)
+    prepare: list[Step] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+    buffer: dict[Tensor, int] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """Inputs in order of creation."""
+        return sorted((t for t in self.buffer if t.kind == "input"), key=lambda t: t.serial)
+
+    @property
+    def held(self) -> list[Tensor]:
+        """Parameters, states and constants."""
+        return [t for t in self.buffer if t.kind in PERSISTENT]
+
+    def lives(self) -> list[tuple[int, Life]]:
+        """Lifetimes of the buffers that are not persistent, in stretches between barriers."""
+        epoch, first, last = 0, {}, {}
+        for step in self.steps:
+            epoch += step.barrier
+            for b in step.buffers:
+                first.setdefault(b, epoch)
+                last[b] = epoch
+        found = []
+        for n, slot in enumerate(self.slots):
+            if slot.persistent:
+                continue
+            start = -1 if slot.kind == "input" else first.get(n, 0)
+            end = epoch + 1 if n in self.outputs else last.get(n, 0)
+            found.append((n, Life(slot.bytes, start, end, not (slot.layout is not None and slot.layout.has_halo))))
+        return found
+
+
+def lower(outputs: Sequence[Tensor], updates: Mapping[Tensor, Tensor], target: Target, exact: bool = False) -> Program:
+    """The program that computes `outputs` and writes each key of `updates` to the leaf it maps to."""
+    return _Lowering(outputs, updates, target, exact).program()
+
+
+class _Lowering:
+    def __init__(self, outputs: Sequence[Tensor], updates: Mapping[Tensor, Tensor], target: Target, exact: bool) -> None:
+        self.outputs, self.updates, self.exact = list(outputs), dict(updates), exact
+        self.order = _ordered([*outputs, *updates], self.updates)
+        self.lanes = {d: target.lanes("exact" if exact else ELEMENTS[d]) for d in FLOATS}
+        self.layout = layouts(self.order, self.updates, self.lanes)
+        self.out = Program(target)
+        self.copies: dict[tuple[Tensor, Layout], int] = {}
+        self.fixed: set[Tensor] = set()  # tensors that depend on constants and parameters only
+        changing = set(self.updates.values())
+        for t in self.order:
+            if t.kind in ("parameter", "state", "constant"):
+                if t not in changing:
+                    self.fixed.add(t)
+            elif not t.is_leaf and all(o in self.fixed for o in t.operands) and t not in self.updates:
+                self.fixed.add(t)
+
+    def program(self) -> Program:
+        out = self.out
+        for t in self.order:
+            if t in self.updates:
+                continue
+            kind = t.kind if t.is_leaf else "packed" if t in self.fixed else "temporary"
+            out.buffer[t] = self._slot(Slot(kind, t.dtype, self.layout[t], self.layout[t].size, t))
+        for t, p in self.updates.items():
+            if p not in out.buffer:
+                out.buffer[p] = self._slot(Slot(p.kind, p.dtype, self.layout[t], self.layout[t].size, p))
+            out.buffer[t] = out.buffer[p]
+        for t in self.order:
+            for eq in t.equations:
+                self._lower(t, eq)
+        out.outputs = [out.buffer[t] for t in self.outputs]
+        out.steps = _with_barriers(out.steps)
+        out.prepare = _with_barriers(out.prepare)
+        return out
+
+    def _slot(self, slot: Slot) -> int:
+        self.out.slots.append(slot)
+        return len(self.out.slots) - 1
+
+    def _lower(self, t: Tensor, eq: Equation) -> None:
+        layouts, numbers = [], []
+        wants = self._wants(t, eq)
+        for slot, o in enumerate(t.operands):
+            want = wants.get(slot, self.layout[o])
+            layouts.append(want)
+            numbers.append(self.out.buffer[o] if want == self.layout[o] else self._copy(o, want))
+        old = self.updates.get(t)
+        aliases = tuple(n for n, o in enumerate(t.operands) if o is old and eq.read(n))
+        dtypes = tuple(o.dtype for o in t.operands)
+        task = Task(eq, tuple(layouts), dtypes, self.layout[t], t.dtype, self.out.target, self.exact, aliases)
+        self._emit(t, eq, choose(task), numbers, self.out.buffer[t], t in self.fixed, task)
+
+    def _emit(self, t: Tensor, eq: Equation, choice: Choice, numbers: list[int], result: int, fixed: bool, task: Task) -> None:
+        scratch = [self._slot(Slot("packed" if fixed else "temporary", t.dtype, None, size)) for size in choice.plan.scratch]
+        for work in choice.plan.works:
+            buffers = tuple(result if a == RESULT else numbers[a] if a >= 0 else scratch[-2 - a] for a in work.arguments)
+            step = Step(work.kernel, buffers, t, eq, work.schedule, choice.refused)
+            (self.out.prepare if fixed else self.out.steps).append(step)
+
+    def _wants(self, t: Tensor, eq: Equation) -> dict[int, Layout]:
+        """Layouts other than the assigned ones with which the contraction schedule would apply."""
+        result, lanes = self.layout[t], self.lanes.get(t.dtype, 1)
+        for c, f, here, there in lane_axes(eq):
+            if not result.is_split(here, lanes) or c.a.slot == c.b.slot:
+                continue
+            if any(t.operands[x.slot].dtype != t.dtype for x in (c.a, c.b)):
+                continue
+            wants: dict[int, Layout] = {}
+            b = t.operands[c.b.slot]
+            if not self.layout[b].is_split(there, lanes) or self.layout[b].shape[there] != eq.extent[f]:
+                if b.shape[there] != eq.extent[f]:
+                    continue
+                wants[c.b.slot] = weights_layout(eq, c, there, b.shape, lanes)
+            a = t.operands[c.a.slot]
+            halo = outside([(c.a, eq.extent)], a.shape)
+            held = self.layout[a]
+            if any(x < n or y < m for (x, y), (n, m) in zip(held.halo, halo, strict=True)):
+                if any(b > 1 and h != (0, 0) for b, h in zip(held.block, halo, strict=True)):
+                    continue
+                wants[c.a.slot] = replace(held, halo=halo)
+            return wants
+        return {}
+
+    def _copy(self, o: Tensor, want: Layout) -> int:
+        key = (o, want)
+        if key not in self.copies:
+            fixed = o in self.fixed
+            number = self._slot(Slot("packed" if fixed else "temporary", o.dtype, want, want.size))
+            self.copies[key] = number
+            free = tuple(LETTERS[len(o.shape)])
+            forms = tuple(Affine.of(i) for i in free)
+            extents = dict(zip(free, o.shape, strict=True))
+            eq = make(free, Access(0, forms), extents, target="copy", operands=(o.name or "X",))
+            task = Task(eq, (self.layout[o],), (o.dtype,), want, o.dtype, self.out.target, self.exact)
+            self._emit(o, eq, choose(task), [self.out.buffer[o]], number, fixed, task)
+        return self.copies[key]
+
+
+def _ordered(outputs: Sequence[Tensor], updates: Mapping[Tensor, Tensor]) -> list[Tensor]:
+    """Topological order in which every update comes after all that read the old value."""
+    order = topological(outputs)
+    place = {t: n for n, t in enumerate(order)}
+    before: dict[Tensor, set[Tensor]] = {t: set(t.operands) for t in order}
+    for new, old in updates.items():
+        before[new] |= {t for t in order if old in t.operands and t is not new}
+    after: dict[Tensor, list[Tensor]] = {t: [] for t in order}
+    waiting = {t: len(b) for t, b in before.items()}
+    for t, b in before.items():
+        for o in b:
+            after[o].append(t)
+    ready = [place[t] for t in order if not waiting[t]]
+    heapq.heapify(ready)
+    done: list[Tensor] = []
+    while ready:
+        t = order[heapq.heappop(ready)]
+        done.append(t)
+        for u in after[t]:
+            waiting[u] -= 1
+            if not waiting[u]:
+                heapq.heappush(ready, place[u])
+    assert len(done) == len(order), "an update is read together with the value it replaces"
+    return done
+
+
+def in_place(new: Tensor, old: Tensor) -> bool:
+    """Whether writing `new` over `old` element by element never destroys what is still to be read."""
+    for eq in new.equations:
+        for slot, o in enumerate(new.operands):
+            if o is old:
+                for a in eq.read(slot):
+                    if a.index != eq.lhs or (eq.reduce is not None and set(n for f in a.index for n in f.names) & set(eq.bound)):
+                        return False
+    return True
+
+
+def _with_barriers(steps: Sequence[Step]) -> list[Step]:
+    """Each step with its flag: whether it must wait until all threads have finished what came before."""
+    found: list[Step] = []
+    read: set[int] = set()
+    written: dict[int, Tensor] = {}
+    for step in steps:
+        writes = {b for b, d in zip(step.buffers, step.kernel.buffers, strict=True) if d.written}
+        reads = set(step.buffers) - writes
+        # pieces of one tensor write different elements of one buffer
+        again = any(written.get(b, step.tensor) is not step.tensor for b in writes)
+        wait = bool(again or reads & written.keys() or writes & read)
+        if wait:
+            read, written = set(), {}
+        read |= reads
+        written |= {b: step.tensor for b in writes}
+        found.append(replace(step, barrier=wait))
+    return found
+

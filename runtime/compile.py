@@ -1,0 +1,142 @@
+"""From a graph to a callable: the only place that sees all stages.
+
+    graph → optimise → lower (layouts, schedules, program) → machine code → model
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from faltung.codegen.program import in_place, lower
+from faltung.codegen.target import host
+from faltung.graph.descent import Optimiser, Update
+from faltung.graph.errors import DTypeError, ShapeError
+from faltung.graph.grad import grad
+from faltung.graph.pipeline import optimise
+from faltung.graph.tensor import FLOATS, Tensor, computed, leaf, topological
+from faltung.runtime.model import Model
+
+
+class Trainable(Protocol):
+    """Anything with named parameters: a layer or a network."""
+
+    def named_parameters(self) -> Any: ...
+
+
+def compile(outputs: Tensor | Sequence[Tensor], *, dtype: str | None = None) -> Model:
+    """Native code for one tensor (the model gives an array) or several (it gives a list).
+
+    `dtype="float64"` computes everything in double precision, for checks; parameters keep their own dtype outside.
+    Raises DTypeError for another dtype, CompileError when LLVM refuses a kernel.
+    """
+    single = isinstance(outputs, Tensor)
+    wanted = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    for t in wanted:
+        if not isinstance(t, Tensor):
+            raise DTypeError(f"compile takes tensors, got {type(t).__name__}; call the network on an input first: net(ft.input(…))")
+    origins: dict[Tensor, Tensor] = {}
+    if dtype is not None:
+        wanted, origins = _retyped(wanted, dtype)
+    return Model(lower(optimise(wanted), {}, host()), single, origins, {})
+
+
+def compile_step(
+    loss: Tensor,
+    network: Trainable | Mapping[str, Tensor],
+    optimiser: Optimiser,
+    outputs: Sequence[Tensor] = (),
+) -> Step:
+    """A whole training step as one native call: forward, backward and update of all parameters of `network`.
+
+    `step(images, labels)` gives the loss before the update, or (loss, *outputs) when outputs are asked for.
+    Raises ShapeError for a loss that is no scalar.
+    """
+    if loss.shape:
+        raise ShapeError(f"compile_step: the loss has shape {list(loss.shape)}; reduce it to a scalar, as in loss.mean()")
+    named = dict(network) if isinstance(network, Mapping) else dict(network.named_parameters())
+    used = set(topological([loss]))
+    named = {n: p for n, p in named.items() if p in used}
+    gradients = grad(loss, named)
+    update = optimiser.update(list(named.values()), [gradients[n] for n in named])
+    targets = [new for _, new in update.assignments]
+    results = optimise([loss, *outputs, *targets])
+    count = 1 + len(outputs)
+    updates: dict[Tensor, Tensor] = {}
+    for (old, _), new in zip(update.assignments, results[count:], strict=True):
+        updates[new] = old
+        assert in_place(new, old), f"the update of {old.name} cannot be written in place"
+    return Step(lower(results[:count], updates, host()), update, optimiser, updates)
+
+
+class Step(Model):
+    """A compiled training step; it shares the parameters with the network."""
+
+    def __init__(self, program: Any, update: Update, optimiser: Optimiser, updates: Mapping[Tensor, Tensor]) -> None:
+        super().__init__(program, False, {}, updates)
+        self._update = update
+        self.lr: float = optimiser.lr
+        self.steps = 0  # updates made so far
+        scalars = {id(t): name for name, t in update.scalars.items()}
+        self._all_inputs = self._inputs
+        self._scalar_names = [scalars.get(id(t)) for t in self._all_inputs]
+        self._arguments_only = [t for t, s in zip(self._all_inputs, self._scalar_names, strict=True) if s is None]
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The inputs, in the order of the arguments (without the optimiser's own scalars)."""
+        return tuple(self._arguments_only)
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        """One step on a batch: the loss as a float, or (loss, *outputs)."""
+        self._inputs = self._arguments_only
+        try:
+            given = iter(self._arguments(args, named))
+        finally:
+            self._inputs = self._all_inputs
+        scalars = self._update.values(self.steps + 1, self.lr)
+        values = [next(given) if s is None else scalars[s] for s in self._scalar_names]
+        results = self._run(values)
+        self.steps += 1
+        loss = float(results[0])
+        return (loss, *results[1:]) if len(results) > 1 else loss
+
+    def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
+        """State of the optimiser and the number of steps made, as arrays."""
+        found = {name: np.array(t.read()) for name, t in self._update.states.items()}
+        return {**found, "steps": np.array(self.steps, dtype=np.int64)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave. Raises ShapeError for missing, unexpected or misshapen entries."""
+        expected = {*self._update.states, "steps"}
+        if set(state) != expected:
+            missing, extra = sorted(expected - set(state)), sorted(set(state) - expected)
+            raise ShapeError(f"optimiser state does not fit: missing {missing or 'nothing'}, unexpected {extra or 'nothing'}")
+        for name, t in self._update.states.items():
+            if np.shape(state[name]) != t.shape:
+                raise ShapeError(f"optimiser state {name}: expected shape {list(t.shape)}, got {list(np.shape(state[name]))}")
+        for name, t in self._update.states.items():
+            t.assign(state[name])
+        self.steps = int(state["steps"])
+
+
+def _retyped(outputs: Sequence[Tensor], dtype: str) -> tuple[list[Tensor], dict[Tensor, Tensor]]:
+    """The graph over leaves of another float dtype, and for each new leaf the one it stands for."""
+    if dtype not in FLOATS:
+        raise DTypeError(f"compile: dtype must be one of {', '.join(FLOATS)}, got {dtype}")
+    new: dict[Tensor, Tensor] = {}
+    origins: dict[Tensor, Tensor] = {}
+    for t in topological(outputs):
+        if t.is_leaf:
+            if t.dtype in FLOATS and t.dtype != dtype:
+                new[t] = leaf(t.kind, t.shape, dtype, t.name)
+                new[t].serial = t.serial  # arguments keep their order
+                origins[new[t]] = t
+            else:
+                new[t] = t
+        else:
+            kind = dtype if t.dtype in FLOATS else t.dtype
+            new[t] = computed(t.equations, [new[o] for o in t.operands], dtype=kind, name=t.name, op=t.op)
+    return [new[t] for t in outputs], origins

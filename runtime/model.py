@@ -1,0 +1,225 @@
+"""A compiled program bound to memory: check the arguments, copy them in, run, copy the results out.
+
+Two arenas: one for parameters, states, constants and what is derived from them, made once; one for inputs and
+temporaries, made for the largest batch so far. Parameters are shared with the user through `Tensor.version`: a
+model fetches a value that somebody else changed, and lends out a value that it changed itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from faltung.codegen.buffers import place
+from faltung.codegen.loops import Batch as BatchExpr
+from faltung.codegen.loops import Binary, Expr, Int
+from faltung.codegen.program import Program, Slot, Step
+from faltung.graph.errors import DTypeError, ShapeError
+from faltung.graph.index import Batch
+from faltung.graph.tensor import FLOATS, Tensor
+from faltung.runtime import code, plan, threads
+from faltung.runtime.memory import Arena
+
+Array = np.ndarray[Any, Any]
+
+
+class Memory:
+    """Buffers of a program in two arenas, and the plans that run on them."""
+
+    def __init__(self, program: Program, machine_code: code.Code, origins: Mapping[Tensor, Tensor]) -> None:
+        self.program, self.code, self.origins = program, machine_code, dict(origins)
+        self.capacity = -1  # largest batch that the temporaries' arena holds
+        self.offsets: dict[int, int] = {}
+        total = 0
+        for n, slot in enumerate(program.slots):
+            if slot.persistent:
+                self.offsets[n] = total
+                total += -(-slot.bytes[0] // 64) * 64 + 64
+        self.kept = Arena(max(total, 64))
+        self.passing = Arena(64)
+        self.prepare: plan.Plan | None = None
+        self.main: plan.Plan | None = None
+
+    def fit(self, batch: int) -> None:
+        """Make room for a batch size."""
+        if batch <= self.capacity:
+            return
+        lives = self.program.lives()
+        offsets, total = place([life for _, life in lives], batch)
+        self.passing = Arena(max(total, 64))
+        self.offsets |= {n: at for (n, _), at in zip(lives, offsets, strict=True)}
+        self.capacity = batch
+        self.prepare = self._plan(self.program.prepare)
+        self.main = self._plan(self.program.steps)
+
+    def _plan(self, steps: Sequence[Step]) -> plan.Plan:
+        addresses = [self._arena(s).pointer(self.offsets[n]) for n, s in enumerate(self.program.slots)]
+        calls = [plan.Step(self.code.address(s.kernel), s.buffers, _linear(s.kernel.total), s.barrier) for s in steps]
+        return plan.Plan(calls, addresses, (self.code, self.kept, self.passing))
+
+    def _arena(self, slot: Slot) -> Arena:
+        return self.kept if slot.persistent else self.passing
+
+    def flat(self, number: int, batch: int) -> Array:
+        """The memory of a buffer as a flat array."""
+        slot = self.program.slots[number]
+        count = slot.size[0] + slot.size[1] * batch
+        return self._arena(slot).view(self.offsets[number], slot.dtype, count)
+
+    def write(self, number: int, value: Array, batch: int) -> None:
+        """Copy a logical array into a buffer."""
+        layout = self.program.slots[number].layout
+        assert layout is not None
+        layout.write(self.flat(number, batch), value, batch)
+
+    def read(self, number: int, batch: int) -> Array:
+        """Copy a buffer out as a logical array."""
+        layout = self.program.slots[number].layout
+        assert layout is not None
+        return layout.read(self.flat(number, batch), batch)
+
+
+def _linear(total: Expr) -> tuple[int, int]:
+    """A kernel's parallel extent as (constant, per batch)."""
+    match total:
+        case Int():
+            return total.value, 0
+        case BatchExpr():
+            return 0, 1
+        case Binary(op="*"):
+            (a, b), (c, d) = _linear(total.a), _linear(total.b)
+            return a * c, a * d + b * c
+        case Binary(op="+"):
+            (a, b), (c, d) = _linear(total.a), _linear(total.b)
+            return a + c, b + d
+    raise AssertionError(f"parallel extent {total} is not linear in the batch")
+
+
+class Model:
+    """A compiled graph: call it with arrays. Safe to call from several threads at once (calls take turns).
+
+    Arguments are positional in the order in which the inputs were created, or by input name.
+    """
+
+    def __init__(self, program: Program, single: bool, origins: Mapping[Tensor, Tensor], updates: Mapping[Tensor, Tensor]) -> None:
+        steps = [*program.prepare, *program.steps]
+        self.program = program
+        self._code = code.build((s.kernel for s in steps), program.target)
+        self._memory = Memory(program, self._code, origins)
+        self._single = single
+        self._inputs = program.inputs
+        self._numbers = [program.buffer[t] for t in self._inputs]
+        self._open = [bool(t.shape) and isinstance(t.shape[0], Batch) for t in self._inputs]
+        self._held = [(t, origins.get(t, t), program.buffer[t]) for t in program.held]
+        self._seen: dict[Tensor, int] = {}
+        self._updated = list(dict.fromkeys(updates.values()))
+        self._lock = threading.Lock()
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The inputs, in the order of the arguments."""
+        return tuple(self._inputs)
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        """Run the model on arrays; gives one array, or a list where a list was compiled.
+
+        Raises ShapeError or DTypeError for arguments that do not fit, saying what was expected.
+        """
+        return self._run(self._arguments(args, named))
+
+    # ---- arguments ----
+
+    def _arguments(self, args: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+        names = [t.name for t in self._inputs]
+        if len(args) > len(names):
+            raise ShapeError(f"{len(args)} arguments given, but the model has {len(names)} inputs: {', '.join(names) or 'none'}")
+        values = list(args)
+        for t in self._inputs[len(args) :]:
+            if t.name not in named:
+                raise ShapeError(f"no value for input {t.name!r}; the inputs are {', '.join(names)}")
+            values.append(named[t.name])
+        extra = [n for n in named if n not in names[len(args) :]]
+        if extra:
+            raise ShapeError(f"unknown argument {extra[0]!r}; the inputs still open are {', '.join(names[len(args) :]) or 'none'}")
+        return values
+
+    def _checked(self, t: Tensor, value: Any) -> Array:
+        array = _as_array(t, value)
+        if array.ndim != len(t.shape) or any(not isinstance(e, Batch) and e != g for e, g in zip(t.shape, array.shape, strict=True)):
+            wanted = "(" + ", ".join(map(str, t.shape)) + ("," if len(t.shape) == 1 else "") + ")"
+            raise ShapeError(f"input {t.name!r}: compiled for {wanted}, got {array.shape}" + _advice(t, array.shape))
+        return array
+
+    def _batch(self, arrays: Sequence[Array]) -> int:
+        sizes = {t.name: a.shape[0] for t, a, o in zip(self._inputs, arrays, self._open, strict=True) if o}
+        if len(set(sizes.values())) > 1:
+            raise ShapeError("the inputs have different batch sizes: " + ", ".join(f"{n} {s}" for n, s in sizes.items()))
+        return next(iter(sizes.values()), 0)
+
+    # ---- running ----
+
+    def _run(self, values: Sequence[Any]) -> Any:
+        arrays = [self._checked(t, v) for t, v in zip(self._inputs, values, strict=True)]
+        batch = self._batch(arrays)
+        with self._lock:
+            self._bind(arrays, batch)
+            assert self._memory.main is not None
+            threads.run(self._memory.main, batch)
+            self._lend()
+            results = [self._memory.read(n, batch) for n in self.program.outputs]
+        return results[0] if self._single else results
+
+    def _bind(self, arrays: Sequence[Array], batch: int) -> None:
+        memory = self._memory
+        memory.fit(batch)
+        self._fetch()
+        for n, array in zip(self._numbers, arrays, strict=True):
+            memory.write(n, array, batch)
+
+    def _fetch(self) -> None:
+        """Take over parameters that changed outside, and redo what depends on them."""
+        changed = False
+        for t, origin, number in self._held:
+            if self._seen.get(t) != origin.version:
+                self._memory.write(number, origin.read().astype(t.dtype, copy=False), 0)
+                self._seen[t] = origin.version
+                changed = True
+        if changed and self.program.prepare:
+            assert self._memory.prepare is not None
+            threads.run(self._memory.prepare, 0)
+
+    def _lend(self) -> None:
+        """Tell the owners of updated parameters where the new values are."""
+        for t in self._updated:
+            number = self.program.buffer[t]
+            origin = self._memory.origins.get(t, t)
+            origin.lend(lambda n=number, d=origin.dtype: self._read_held(n, d))  # type: ignore[misc]
+            self._seen[t] = origin.version
+
+    def _read_held(self, number: int, dtype: str) -> Array:
+        with self._lock:
+            return self._memory.read(number, 0).astype(dtype, copy=False)
+
+
+def _as_array(t: Tensor, value: Any) -> Array:
+    if not isinstance(value, np.ndarray):
+        if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
+            value = np.from_dlpack(value)
+        value = np.asarray(value)
+    array: Array = value
+    if array.dtype.kind not in "fiub":
+        raise DTypeError(f"input {t.name!r}: an array of {array.dtype} is not numeric; expected {t.dtype}")
+    if t.dtype not in FLOATS and array.dtype.kind == "f":
+        raise DTypeError(f"input {t.name!r} takes integers ({t.dtype}), got {array.dtype}; convert with .astype('{t.dtype}')")
+    return array
+
+
+def _advice(t: Tensor, got: tuple[int, ...]) -> str:
+    if len(got) == len(t.shape) - 1 and isinstance(t.shape[0], Batch):
+        return "; a single example needs a leading batch axis: x[None]"
+    if len(got) == len(t.shape) and got[1:] == tuple(t.shape[1:]) and not isinstance(t.shape[0], Batch):
+        return "; to run any batch size, make the input with None as its first extent"
+    return ""

@@ -1,0 +1,203 @@
+"""Passes keep the value: every program before and after every pass, in exact arithmetic, at several batch sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from faltung.graph import dsl
+from faltung.graph.evaluate import EXACT, FLOAT, evaluate
+from faltung.graph.expr import Access, Apply, Inside, Value, walk
+from faltung.graph.fuse import fuse
+from faltung.graph.index import Affine, Batch
+from faltung.graph.pipeline import PASSES, Outputs, Pass, optimise
+from faltung.graph.rewrite import rebuild
+from faltung.graph.tensor import Tensor, computed, topological
+from tests.check import assert_same, hits
+from tests.graph.programs import PROGRAMS, Program
+
+BATCHES = (3, 1, 0)
+
+
+def values(program: Program, outputs: list[Tensor], batch: int) -> list[Any]:
+    if batch == 0 and has_empty_maximum(outputs):
+        return []
+    arithmetic = EXACT if program.exact and batch < 3 else FLOAT
+    with np.errstate(all="ignore"):
+        found = evaluate(outputs, program.feed(batch), arithmetic)
+    return list(found)
+
+
+def has_empty_maximum(outputs: list[Tensor]) -> bool:
+    """Whether some maximum runs over the batch: of an empty batch it has no position."""
+    return any(
+        eq.reduce is not None and eq.reduce.kind.startswith("arg") and any(isinstance(eq.extent[i], Batch) for i in eq.bound)
+        for t in topological(outputs)
+        for eq in t.equations
+    )
+
+
+def compare(program: Program, before: list[Any], after: list[Any]) -> None:
+    for b, a in zip(before, after, strict=True):
+        if program.exact:
+            assert_same(b, a)
+        else:
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=str)
+def test_every_pass_keeps_every_value(program: Program) -> None:
+    stages: list[tuple[str, Outputs]] = [("before", list(program.outputs))]
+    optimise(program.outputs, lambda p, before, after: stages.append((p.name, after)))
+    assert [name for name, _ in stages[1:]] == [p.name for p in PASSES]
+    for batch in BATCHES:
+        first = values(program, stages[0][1], batch)
+        for _, outputs in stages[1:]:
+            compare(program, first, values(program, outputs, batch))
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=str)
+@pytest.mark.parametrize("alone", PASSES, ids=lambda p: p.name)
+def test_a_pass_does_not_need_the_others(program: Program, alone: Pass) -> None:
+    after = alone.run(program.outputs)
+    compare(program, values(program, program.outputs, 3), values(program, after, 3))
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=str)
+def test_shapes_and_types_stay(program: Program) -> None:
+    for before, after in zip(program.outputs, optimise(program.outputs), strict=True):
+        assert (before.shape, before.dtype) == (after.shape, after.dtype)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=str)
+def test_pieces_tile_the_result(program: Program) -> None:
+    for t in topological(optimise(program.outputs)):
+        if not t.is_leaf:
+            assert (hits(t, 2) == 1).all(), [str(eq) for eq in t.equations]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=str)
+def test_optimising_twice_changes_nothing_more(program: Program) -> None:
+    once = optimise(program.outputs)
+    assert optimise(once) == once
+
+
+# ---- what the passes leave behind ----
+
+# entangled reads that no residue class makes dense; the general schedule checks each read
+DIVIDES = {"gaps in a maximum", "gaps in a position", "gaps in a sum", "exp of gaps", "gaps in two sizes", "two taps at once"}
+
+
+def forms(t: Tensor) -> Iterator[Affine]:
+    for eq in t.equations:
+        for e in walk(eq.expr):
+            if isinstance(e, Access):
+                yield from e.index
+            elif isinstance(e, (Value, Inside)):
+                yield e.form
+
+
+@pytest.mark.parametrize("program", [p for p in PROGRAMS if p.name not in DIVIDES], ids=str)
+def test_no_read_divides_after_the_split(program: Program) -> None:
+    outputs = optimise(program.outputs)
+    assert [f"{f}" for t in topological(outputs) for f in forms(t) if f.den != 1] == []
+
+
+@pytest.mark.parametrize(("stride", "dilation", "kernel"), [(2, 1, 3), (3, 1, 3), (2, 2, 3), (3, 2, 2), (4, 2, 4), (2, 1, 1), (3, 1, 5)])
+def test_a_strided_gradient_becomes_dense_contractions(stride: int, dilation: int, kernel: int) -> None:
+    from faltung.graph.grad import grad
+    from faltung.graph.recognise import contraction
+
+    x, k = dsl.input("x", (None, 2, 13, 14)), dsl.input("k", (3, 2, kernel, kernel))
+    y = dsl.conv2d(x, k, stride=stride, dilation=dilation)
+    (dx,) = optimise([grad(y, x, dsl.input("c", y.shape))])
+    pieces = [eq for eq in dx.equations if eq.reduce is not None]
+    for eq in pieces:
+        assert not isinstance(reason := contraction(eq), str), f"{eq}: {reason}"
+    taps = sum(np.prod([eq.extent[i] for i in eq.bound if i in "pq"], dtype=int) for eq in pieces)
+    assert taps == kernel * kernel, "every tap of the kernel works in exactly one residue class"
+    assert len(dx.equations) == stride * stride
+
+
+def test_unit_indices_disappear() -> None:
+    from faltung.graph.recognise import name
+
+    y = dsl.conv2d(dsl.input("x", (None, 2, 5, 5)), dsl.input("k", (3, 2, 1, 1)))
+    (after,) = optimise([y])
+    assert after.equation.bound == ("c",)
+    assert name(after.equation) == "matrix product"
+
+
+# ---- fusion ----
+
+
+def kernels(*outputs: Tensor) -> int:
+    return sum(not t.is_leaf for t in topological(fuse(list(outputs))))
+
+
+def test_what_follows_a_convolution_is_fused_into_it() -> None:
+    x = dsl.input("x", (None, 2, 6, 6))
+    y = dsl.conv2d(x, np.ones((3, 2, 3, 3)), np.ones(3), padding=1)
+    assert kernels(dsl.relu(y * 2 + 1)) == 1
+    assert kernels(dsl.tanh(y) * dsl.sigmoid(x.sum() + 1)) == 2
+
+
+def test_what_has_two_readers_is_computed_once() -> None:
+    x = dsl.input("x", (None, 2, 6, 6))
+    a = dsl.exp(dsl.conv2d(x, np.ones((2, 2, 1, 1))))
+    assert kernels(dsl.max_pool2d(a, 2), dsl.avg_pool2d(a, 2)) == 3
+    assert kernels(a, a * 2) == 2
+
+
+def test_a_sum_under_a_padded_read_stays_outside() -> None:
+    """Where the padding reads 0, the sum x + 1 would be 1."""
+    x = dsl.input("x", (None, 2, 6, 6))
+    assert kernels(dsl.avg_pool2d(x + 1, 3, 1, 1)) == 2
+    assert kernels(dsl.avg_pool2d(x + 1, 3, 1)) == 1
+
+
+def test_a_contraction_keeps_plain_reads() -> None:
+    x = dsl.input("x", (None, 2, 6, 6))
+    assert kernels(dsl.conv2d(dsl.relu(x), np.ones((3, 2, 3, 3)))) == 2
+
+
+def test_fused_expressions_stay_small() -> None:
+    x = dsl.input("x", (4,))
+    y = x
+    for n in range(100):
+        y = dsl.tanh(y) + n
+    for t in topological(fuse([y])):
+        for eq in t.equations:
+            assert sum(isinstance(e, Apply) for e in walk(eq.expr)) <= 24
+    assert kernels(y) < 20
+
+
+# ---- the tests themselves: a wrong pass must be caught ----
+
+
+def shifted(t: Tensor) -> Tensor | None:
+    """Every first read moved by one element: a typical mistake in index arithmetic."""
+    from faltung.graph.expr import rewrite
+
+    def change(e: Any) -> Any:
+        return Access(e.slot, (*e.index[:-1], e.index[-1] + 1)) if isinstance(e, Access) and e.index else None
+
+    equations = [replace(eq, expr=rewrite(eq.expr, change)) for eq in t.equations]
+    return computed(equations, t.operands, dtype=t.dtype)
+
+
+def forgotten(t: Tensor) -> Tensor | None:
+    """The last residue class left out."""
+    return computed(t.equations[:-1], t.operands, dtype=t.dtype) if len(t.equations) > 1 else None
+
+
+@pytest.mark.parametrize(("wrong", "name"), [(shifted, "conv"), (forgotten, "conv stride 2"), (forgotten, "pool with gaps")])
+def test_a_wrong_pass_is_caught(wrong: Any, name: str) -> None:
+    program = next(p for p in PROGRAMS if p.name == name)
+    right = optimise(program.outputs)
+    with pytest.raises(AssertionError):
+        compare(program, values(program, right, 3), values(program, rebuild(right, wrong), 3))
