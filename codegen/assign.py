@@ -27,13 +27,18 @@ def layouts(order: Sequence[Tensor], updates: Mapping[Tensor, Tensor], lanes: Ma
     `lanes` is the vector width for each float dtype.
     """
     found: dict[Tensor, Layout] = {}
-    for t in order:
-        if t.is_leaf:
-            width = lanes.get(t.dtype, 1)
-            found[t] = plain(t.shape) if t.kind == "input" or width == 1 else _parameter(t, order, width)
     wanted = _wanted(order, updates)
+    leaves = [t for t in order if t.is_leaf]
+    for t in [t for t in leaves if t.kind != "state"] + [t for t in leaves if t.kind == "state"]:
+        width = lanes.get(t.dtype, 1)
+        if t in wanted and wanted[t] is not t:
+            found[t] = found[wanted[t]]
+        else:
+            found[t] = plain(t.shape) if t.kind == "input" or width == 1 else _parameter(t, order, width)
     for t in order:
-        if not t.is_leaf:
+        if t in updates:
+            found[t] = found[updates[t]]
+        elif not t.is_leaf:
             found[t] = _computed(t, found, wanted, lanes.get(t.dtype, 1), max(lanes.values()))
     halos = _halos(order)
     for t, halo in halos.items():
@@ -45,13 +50,17 @@ def layouts(order: Sequence[Tensor], updates: Mapping[Tensor, Tensor], lanes: Ma
 
 
 def _wanted(order: Sequence[Tensor], updates: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
-    """Computed tensor → the parameter whose layout it should share, because an update reads both element by element."""
-    wanted: dict[Tensor, Tensor] = {t: p for t, p in updates.items()}
+    """Tensor → the parameter whose layout it should share, because an update reads both element by element.
+
+    So a gradient and the optimiser's states lie as their parameter does.
+    """
+    wanted: dict[Tensor, Tensor] = {t: p for t, p in updates.items() if p.kind == "parameter"}
     for t in reversed(order):
         if t in wanted and len(t.equations) == 1:
             eq = t.equations[0]
             for slot, o in enumerate(t.operands):
-                if o.shape == t.shape and all(tuple(f.name for f in a.index) == eq.free for a in eq.read(slot)):
+                alone = all(tuple(f.name for f in a.index) == eq.free for a in eq.read(slot))
+                if o.shape == t.shape and alone and o.kind in ("computed", "state"):
                     wanted.setdefault(o, wanted[t])
     return wanted
 

@@ -204,7 +204,7 @@ def _pool(op: str, rank: int, x: Any, kernel: Ints, stride: Ints | None, padding
     if any(2 * p > e for p, e in zip(pad, k, strict=True)):
         raise ShapeError(f"{name}: padding {pad} must be at most half the kernel {k}, or a window would lie outside")
     attributes: dict[str, Attribute] = {
-        "k": k,
+        "w": k,
         "s": k if stride is None else _per_axis(stride, rank, "stride", 1),
         "P": pad,
         "d": _per_axis(dilation, rank, "dilation", 1),

@@ -133,7 +133,7 @@ def _tiled(task: Task, c: Contraction, f: str, lanes: int) -> Form:
         points = (task.target.registers - vectors - (2 if task.target.registers <= 16 else 1)) // vectors
         for tile in _tiles(task, c, min(points, 28)):
             score = _efficiency(eq, tile, vectors)
-            if score > best[0] + 1e-9:
+            if score > best[0] + 0.005:  # between equals the simpler tile, which comes first
                 best = (score, tile, vectors)
     return Form(c, f, best[1], best[2], _unroll(prod(t for _, t in best[1]), best[2]))
 
@@ -160,11 +160,11 @@ def _tiles(task: Task, c: Contraction, most: int) -> Iterator[tuple[tuple[str, i
         yield tile
         for m in range(n, len(rows)):
             if len(tile) < 3:
-                for t in sizes(rows[m], room):
+                for t in reversed(sizes(rows[m], room)):
                     if t > 1:
                         yield from grow(m + 1, room // t, (*tile, (rows[m], t)))
 
-    yield from grow(0, most, ())
+    yield from sorted(grow(0, most, ()), key=len)
 
 
 def _step(task: Task, c: Contraction, r: str) -> int | None:
@@ -195,11 +195,11 @@ def _block(task: Task, c: Contraction, r: str) -> int | None:
 
 
 def _efficiency(eq: Equation, tile: tuple[tuple[str, int], ...], vectors: int) -> float:
-    """Fraction of the multiply-add rate, at two of them and two loads a cycle and a latency of four."""
+    """Fraction of the multiply-add rate, at two of them and two loads a cycle, a latency of four, half a cycle for the loop."""
 
     def rate(points: int) -> float:
         products = points * vectors
-        return products / 2 / max(products / 2, (points + vectors) / 2 + 0.5, 4)
+        return products / 2 / (max(products / 2, (points + vectors) / 2, 4) + 0.5)
 
     done, spent = 0.0, 0.0
     for part in product(*([(t, *([_int(e) % t] if not isinstance(e := eq.extent[r], Batch) and e % t else [])) for t in (t0,)][0] for r, t0 in tile)):
