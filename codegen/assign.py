@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from faltung.codegen.layout import Halo, Layout, blocked, outside, plain
-from faltung.codegen.schedules.contraction import lane_axes, weights_layout
+from faltung.codegen.schedules.tile import lane_axes, weights_layout
 from faltung.graph.equation import Equation
 from faltung.graph.index import Batch
 from faltung.graph.tensor import FLOATS, Tensor

@@ -33,7 +33,7 @@ def place(lives: Sequence[Life], batch: int) -> tuple[list[int], int]:
     for rank, n in enumerate(order):
         life, size = lives[n], _bytes(lives[n], batch)
         at = 0
-        for start, end, other in sorted(((s, e, o) for s, e, o in placed if _meet(life, o)), key=lambda x: x[0]):
+        for start, end in sorted((s, e) for s, e, other in placed if _meet(life, other)):
             if start - at >= size:
                 break
             at = max(at, end)

@@ -14,8 +14,7 @@ from faltung.codegen import loops
 from faltung.codegen.builder import Builder
 from faltung.codegen.layout import Layout, Place, Places, value_of
 from faltung.codegen.loops import Buffer, Expr, Int
-from faltung.graph.expr import NEUTRAL, Access, Apply, Const, Inside, Reduce, Size, Value
-from faltung.graph.expr import Expr as Scalar
+from faltung.graph.expr import NEUTRAL, Access, Apply, Const, Expr as Scalar, Inside, Reduce, Size, Value
 from faltung.graph.index import Affine, Batch, Extent
 
 ELEMENTS = {"float32": "f32", "float64": "f64", "int32": "i32", "int64": "i64", "bool": "bool"}

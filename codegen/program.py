@@ -18,12 +18,12 @@ from faltung.codegen.choose import Choice, choose
 from faltung.codegen.layout import Layout, outside
 from faltung.codegen.loops import Kernel
 from faltung.codegen.lower import ELEMENTS
-from faltung.codegen.schedules.contraction import lane_axes, weights_layout
 from faltung.codegen.schedules.task import RESULT, Task
+from faltung.codegen.schedules.tile import lane_axes, weights_layout
 from faltung.codegen.target import Target
 from faltung.graph.equation import Equation, make
 from faltung.graph.expr import Access
-from faltung.graph.index import Affine, Batch
+from faltung.graph.index import Affine
 from faltung.graph.parse import LETTERS
 from faltung.graph.tensor import FLOATS, Tensor, topological
 
@@ -90,7 +90,9 @@ class Program:
 
     def lives(self) -> list[tuple[int, Life]]:
         """Lifetimes of the buffers that are not persistent, in stretches between barriers."""
-        epoch, first, last = 0, {}, {}
+        epoch = 0
+        first: dict[int, int] = {}
+        last: dict[int, int] = {}
         for step in self.steps:
             epoch += step.barrier
             for b in step.buffers:
@@ -242,7 +244,7 @@ def in_place(new: Tensor, old: Tensor) -> bool:
         for slot, o in enumerate(new.operands):
             if o is old:
                 for a in eq.read(slot):
-                    if a.index != eq.lhs or (eq.reduce is not None and set(n for f in a.index for n in f.names) & set(eq.bound)):
+                    if a.index != eq.lhs or (eq.reduce is not None and {n for f in a.index for n in f.names} & set(eq.bound)):
                         return False
     return True
 
@@ -261,7 +263,7 @@ def _with_barriers(steps: Sequence[Step]) -> list[Step]:
         if wait:
             read, written = set(), {}
         read |= reads
-        written |= {b: step.tensor for b in writes}
+        written |= dict.fromkeys(writes, step.tensor)
         found.append(replace(step, barrier=wait))
     return found
 

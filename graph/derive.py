@@ -23,11 +23,26 @@ from dataclasses import dataclass
 from math import prod
 from typing import cast
 
-from faltung.graph import functions
+from faltung.graph import functions, recognise
 from faltung.graph.equation import Equation, make, used_indices
 from faltung.graph.errors import UnsupportedOp
 from faltung.graph.expr import (
-    ONE, ZERO, Access, Apply, Const, Expr, Inside, Reduce, Size, Value, apply, reduction, reindex, replace, reslot, walk,
+    ONE,
+    ZERO,
+    Access,
+    Apply,
+    Const,
+    Expr,
+    Inside,
+    Reduce,
+    Size,
+    Value,
+    apply,
+    reduction,
+    reindex,
+    replace,
+    reslot,
+    walk,
 )  # fmt: skip
 from faltung.graph.index import Affine, Batch, Extent, always_inside, mixed_radix
 from faltung.graph.show import bar
@@ -89,8 +104,9 @@ def _one(output: Tensor, eq: Equation, access: Access, cotangent: Tensor) -> Der
     indices = list(eq.free) + [i for i in eq.bound if i in used_indices(term) or i in used_indices(access)]
     z = _result_names(access, shape, eq)
     name, names = bar(wanted), tuple(scope.names)
-    delta = "".join(f"[{form} = {zi}]" for form, zi in zip(access.index, z, strict=True) if form.name != zi)
-    steps.append(Step("chain rule", f"{name}[{','.join(z)}] = {_sum(indices, _text(term, names) + ('·' + delta if delta else ''))}"))
+    primed = {i: f"{i}′" if i in z else i for i in eq.extent}
+    delta = "".join(f"[{form.substitute({i: Affine.of(p) for i, p in primed.items()})} = {zi}]" for form, zi in zip(access.index, z, strict=True))
+    steps.append(Step("chain rule", f"{name}[{','.join(z)}] = {_sum([primed[i] for i in indices], _text(_primed(term, primed), names) + '·' + delta)}"))
     solved = _solve(eq, access, term, indices, z, shape, steps, scope.tensors)
     result = _build(eq, solved, shape, name, names)
     used = sorted({a.slot for a in result.accesses})
@@ -99,6 +115,7 @@ def _one(output: Tensor, eq: Equation, access: Access, cotangent: Tensor) -> Der
         lhs=result.lhs, shape=result.shape, target=name, operands=tuple(names[s] for s in used),
     )  # fmt: skip
     steps.append(Step("simplified", str(result)))
+    steps.append(Step("recognised as", recognise.name(result)))
     return Derivation(result, tuple(scope.tensors[s] for s in used), tuple(steps))
 
 
@@ -336,6 +353,10 @@ def _text(expr: Expr, names: tuple[str, ...]) -> str:
 
     text = expression(expr, names)
     return f"({text})" if isinstance(expr, Apply) and functions.TABLE[expr.fn].binding == 1 else text
+
+
+def _primed(term: Expr, names: dict[str, str]) -> Expr:
+    return reindex(term, {i: Affine.of(p) for i, p in names.items()})
 
 
 def _sum(indices: Sequence[str], text: str) -> str:

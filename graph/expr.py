@@ -15,6 +15,7 @@ around it (0 for sum and for none, -inf for max).
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
@@ -139,7 +140,9 @@ NEUTRAL: dict[str, float] = {
     "argmin": float("inf"),
 }  # fmt: skip
 
-ZERO, ONE, _MINUS = Const(0), Const(1), Const(-1)
+ZERO: Expr = Const(0)
+ONE: Expr = Const(1)
+_MINUS: Expr = Const(-1)
 
 
 def walk(expr: Expr) -> Iterator[Expr]:
@@ -217,7 +220,9 @@ def reslot(expr: Expr, slots: Mapping[int, int]) -> Expr:
 
 
 def const(value: Number) -> Expr:
-    """A constant; a Fraction that is whole becomes an int."""
+    """A constant; decimals such as 0.9 are taken as written (9/10), and what is whole becomes an int."""
+    if isinstance(value, float) and math.isfinite(value):
+        value = Fraction(repr(value))
     if isinstance(value, Fraction) and value.denominator == 1:
         value = value.numerator
     return cast(Expr, Const(value))
@@ -264,6 +269,8 @@ def apply(fn: str, *args: Expr) -> Expr:
             return apply("mul", b, a)  # coefficients stand in front
         case "add" if isinstance(b, Apply) and b.fn == "neg":
             return apply("sub", a, b.args[0])
+        case "add" | "mul" if isinstance(b, Apply) and b.fn == fn:  # chains lean to the left, as they are read
+            return apply(fn, apply(fn, a, b.args[0]), b.args[1])
         case "sub" if isinstance(b, Apply) and b.fn == "neg":
             return apply("add", a, b.args[0])
     return cast(Expr, Apply(fn, args))

@@ -30,7 +30,7 @@ def solve(
     is left undetermined.
     """
     extents: dict[str, Extent] = dict(given)
-    source: dict[str, str] = {i: "given" for i in given}
+    source: dict[str, str] = dict.fromkeys(given, "given")
     slots = [
         (form, shapes[a.slot][axis], f"axis {axis} of {names[a.slot]} {_show(shapes[a.slot])}")
         for a in reads

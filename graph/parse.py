@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
 from math import prod
 from typing import cast
 
@@ -29,18 +27,12 @@ from faltung.graph.equation import Equation, check, make
 from faltung.graph.errors import EquationError, ShapeError
 from faltung.graph.expr import Access, Expr, Reduce, Size, Value, accesses, apply, const, rewrite
 from faltung.graph.extents import solve
-from faltung.graph.functions import CALLS, TABLE
 from faltung.graph.index import BATCH, Affine, Batch, Extent, Shape
+from faltung.graph.syntax import REDUCTIONS, Tree, read
 
-REDUCTIONS = ("sum", "max", "min", "argmax", "argmin")
 FAMILIES = {"i": "ijk", "p": "pqr", "u": "uvw", "x": "xyz"}
 LETTERS = {0: "", 1: "i", 2: "nk", 3: "nci", 4: "ncij", 5: "ncijk"}
-COMPARE = {"=": "eq", "==": "eq", "≠": "ne", "!=": "ne", "<": "lt", ">": "gt", "≤": "le", "<=": "le", "≥": "ge", ">=": "ge"}
 
-_TOKEN = re.compile(
-    r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?)|(?P<name>[^\W\d_](?:[^\W_]|[\u0300-\u036f]|_(?!\{))*)"
-    r"|(?P<symbol>_\{|==|!=|<=|>=|[-+*/·−\[\](){},:=<>≤≥≠|√]))"
-)
 _SPATIAL = re.compile(r"([^\[\],:()]*)\.\.\.")
 _NAME = re.compile(r"[^\W\d_]\w*")
 
@@ -88,7 +80,7 @@ def parse(
     spatial_rank = rank if rank is not None else max(0, len(shapes[0]) - 2) if shapes else 0
     text = spatial(text, spatial_rank, attributes)
     text = _whole(text, shapes, tuple(operands or ()))
-    tree = _tree(text)
+    tree = read(text)
     names = tuple(operands) if operands is not None else tree.operands
     extra = [o for o in tree.operands if o not in names]
     if extra:
@@ -100,7 +92,7 @@ def parse(
 
 def operand_names(text: str) -> tuple[str, ...]:
     """Names of the operands that equation text reads, in order of appearance."""
-    return _tree(spatial(text, 0, {}).replace("[...]", "[]")).operands
+    return read(spatial(text, 0, {}).replace("[...]", "[]")).operands
 
 
 def _whole(text: str, shapes: tuple[Shape, ...], names: tuple[str, ...]) -> str:
@@ -137,193 +129,9 @@ def broadcast(*shapes: Shape) -> Shape:
     return tuple(out)
 
 
-# ---- syntax tree: nested tuples ("op", …), so that one text is read once for all shapes ----
-
-
-@dataclass
-class _Tree:
-    target: str
-    slots: list[object]
-    given: dict[str, object]
-    body: object
-    operands: tuple[str, ...]
-
-
-@dataclass
-class _Reader:
-    text: str
-    tokens: list[tuple[str, str]] = field(default_factory=list)
-    at: int = 0
-    operands: dict[str, None] = field(default_factory=dict)
-    given: dict[str, object] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        position = 0
-        stripped = self.text.rstrip()
-        while position < len(stripped):
-            match = _TOKEN.match(stripped, position)
-            if not match:
-                raise EquationError(f"{self.text}: cannot read {stripped[position:].strip()[:12]!r}")
-            self.tokens.append((str(match.lastgroup), match[str(match.lastgroup)].replace("−", "-")))
-            position = match.end()
-
-    def peek(self, ahead: int = 0) -> str:
-        return self.tokens[self.at + ahead][1] if self.at + ahead < len(self.tokens) else ""
-
-    def kind(self) -> str:
-        return self.tokens[self.at][0] if self.at < len(self.tokens) else "end"
-
-    def take(self, *wanted: str) -> str:
-        token = self.peek()
-        if wanted and token not in wanted:
-            raise EquationError(f"{self.text}: expected {' or '.join(wanted)}, found {token or 'the end'!r}")
-        self.at += 1
-        return token
-
-    def listed(self, end: str) -> list[object]:
-        items: list[object] = []
-        while self.peek() != end:
-            items.append(self.sum())
-            if self.peek() != end:
-                self.take(",")
-        self.take(end)
-        return items
-
-    def indices(self, end: str) -> tuple[str, ...]:
-        names: list[str] = []
-        while self.peek() != end:
-            if self.kind() != "name":
-                raise EquationError(f"{self.text}: {self.peek()!r} is not an index name")
-            names.append(self.take())
-            if self.peek() == "<":
-                self.take()
-                self.given[names[-1]] = self.sum()
-            if self.peek() != end:
-                self.take(",")
-        self.take(end)
-        return tuple(names)
-
-    def sum(self) -> object:
-        left = self.term()
-        while self.peek() in ("+", "-"):
-            op = self.take()
-            left = ("add" if op == "+" else "sub", left, self.term())
-        return left
-
-    def term(self) -> object:
-        left = self.factor()
-        while self.peek() in ("*", "·", "/"):
-            op = self.take()
-            left = ("div" if op == "/" else "mul", left, self.factor())
-        return left
-
-    def factor(self) -> object:
-        kind, token = self.kind(), self.peek()
-        if token == "-":
-            self.take()
-            return ("neg", self.factor())
-        if token == "(":
-            self.take()
-            inner = self.sum()
-            self.take(")")
-            return inner
-        if token == "|":
-            self.take()
-            inner = self.sum()
-            self.take("|")
-            return ("abs", inner)
-        if token == "[":
-            self.take()
-            left = self.sum()
-            pairs: list[object] = []
-            while self.peek() in COMPARE:  # chains: [0 ≤ i < 3]
-                op = COMPARE[self.take()]
-                right = self.sum()
-                pairs.append((op, left, right))
-                left = right
-            if not pairs:
-                raise EquationError(f"{self.text}: expected a comparison inside [ ]")
-            self.take("]")
-            result = pairs[0]
-            for pair in pairs[1:]:
-                result = ("mul", result, pair)
-            return result
-        if token == "√":
-            self.take()
-            self.take("(")
-            inner = self.sum()
-            self.take(")")
-            return ("sqrt", inner)
-        if kind == "number":
-            return ("number", self.take())
-        if kind != "name":
-            raise EquationError(f"{self.text}: expected a number, a name or a bracket, found {token or 'the end'!r}")
-        return self.named(self.take())
-
-    def named(self, name: str) -> object:
-        following = self.peek()
-        if following == "[":
-            self.take()
-            self.operands.setdefault(name)
-            return ("access", name, self.listed("]"))
-        if following == "_{":
-            self.take()
-            kind = "sum" if name == "Σ" else name
-            return ("reduce", kind, self.indices("}"), self.term())
-        if following != "(":
-            return ("name", name)
-        self.take()
-        if name == "extent":
-            return ("extent", self.indices(")"))
-        start = self.at
-        if name in REDUCTIONS:
-            try:
-                names = self.indices(":")
-                body = self.sum()
-                self.take(")")
-                return ("reduce", name, names, body)
-            except EquationError:
-                if name not in CALLS:
-                    raise
-                self.at = start  # max(a, b) rather than max(p: …)
-        name = {"σ": "sigmoid"}.get(name, name)
-        if name not in CALLS:
-            raise EquationError(f"{self.text}: unknown function {name}; known: {', '.join(sorted(CALLS))}")
-        args = self.listed(")")
-        if len(args) != TABLE[name].arity:
-            raise EquationError(f"{self.text}: {name} takes {TABLE[name].arity} argument(s), {len(args)} given")
-        return (name, *args)
-
-
-@lru_cache(maxsize=4096)
-def _tree(text: str) -> _Tree:
-    reader = _Reader(text)
-    if reader.kind() != "name":
-        raise EquationError(f"{text}: an equation starts with its target, as in Y[i] = …")
-    target = reader.take()
-    reader.take("[")
-    slots: list[object] = []
-    while reader.peek() != "]":
-        slots.append(reader.sum())
-        if reader.peek() == "<":
-            reader.take()
-            slot = slots[-1]
-            if not (isinstance(slot, tuple) and slot[0] == "name"):
-                raise EquationError(f"{text}: only a lone index can be given an extent with <")
-            reader.given[slot[1]] = reader.sum()
-        if reader.peek() != "]":
-            reader.take(",")
-    reader.take("]")
-    reader.take("=")
-    body = reader.sum()
-    if reader.at < len(reader.tokens):
-        raise EquationError(f"{text}: unexpected {reader.peek()!r} after the expression")
-    return _Tree(target, slots, reader.given, body, tuple(reader.operands))
-
-
 def _build(
     text: str,
-    tree: _Tree,
+    tree: Tree,
     names: tuple[str, ...],
     shapes: tuple[Shape, ...],
     attributes: dict[str, Attribute],

@@ -37,7 +37,10 @@ class Contraction:
 def contraction(eq: Equation) -> Contraction | str:
     """The roles in a dense contraction, or the reason why the equation is none."""
     found = orientations(eq)
-    return found[0] if found else _product(eq) if isinstance(_product(eq), str) else "both reads have windows"
+    if found:
+        return found[0]
+    reason = _product(eq)
+    return reason if isinstance(reason, str) else "both reads have windows, or an index is in neither"
 
 
 def orientations(eq: Equation) -> list[Contraction]:
@@ -105,7 +108,7 @@ def name(eq: Equation) -> str:
         return f"window sum (average pooling){_strides(eq)}" if window else f"sum over {', '.join(reduce.indices)}"
     if len(product) != 2 or len(_factors(reduce.body)) != 2:
         masked = any(isinstance(x, Apply) and x.fn == "eq" for x in _factors(reduce.body))
-        return "sum of masked reads (unpooling)" if masked else f"sum of products over {', '.join(reduce.indices)}"
+        return "unpooling" if masked else f"sum of products over {', '.join(reduce.indices)}"
     a, b = sorted(product, key=lambda x: all(_plain(f) for f in x.index))
     slots = [f for f in a.index if not _plain(f)]
     if not slots:
@@ -114,11 +117,9 @@ def name(eq: Equation) -> str:
     if any(f.den != 1 for f in slots):
         return f"{rank}transposed convolution, stride {_list(f.den for f in slots)}"
     bound_step = [f.coefficient(n) for f in slots for n in f.names if n in eq.bound and n in _names(b)]
-    if all(any(n in eq.free and n in _names(b) for n in f.names) for f in slots):
-        operand = _operand(eq, b)
-        step = [f.coefficient(n) for f in slots for n in f.names if n in eq.bound]
-        dilated = "" if all(s == 1 for s in step) else f"{_list(step)}-dilated "
-        return f"{rank}correlation of {_operand(eq, a)} with {dilated}{operand}"
+    if a.index[0].name in eq.bound and a.index[0].name == b.index[0].name:  # summed over the batch: a weight gradient
+        dilated = "" if all(s == 1 for s in bound_step) else f"{_list(bound_step)}-dilated "
+        return f"{rank}correlation of {_operand(eq, a)} with {dilated}{_operand(eq, b)} over the batch"
     if bound_step and all(c < 0 for c in bound_step):
         return f"{rank}convolution with the flipped kernel{_strides(eq)}"
     if any(n in eq.bound for f in slots for n in f.names):
@@ -142,6 +143,8 @@ def _list(values: object) -> str:
 def _pointwise(eq: Equation) -> str:
     if len(eq.accesses) == 1 and eq.expr is eq.accesses[0]:
         return "copy" if all(_plain(f) for f in (*eq.lhs, *eq.accesses[0].index)) else "view"
+    if any(len(f.names) > 1 for f in eq.lhs):
+        return "unpooling" if any(isinstance(x, Apply) and x.fn == "eq" for x in _factors(eq.expr)) else "upsampling"
     return "constant" if not eq.accesses else "elementwise"
 
 
@@ -159,5 +162,3 @@ def _names(a: Access) -> list[str]:
 
 def _operand(eq: Equation, a: Access) -> str:
     return eq.operands[a.slot] if a.slot < len(eq.operands) else f"operand {a.slot}"
-
-

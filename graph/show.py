@@ -68,9 +68,13 @@ def expression(expr: Expr, operands: tuple[str, ...]) -> str:
 
 
 def _number(value: int | float | Fraction, binding: int) -> str:
-    text = f"{value.numerator}/{value.denominator}" if isinstance(value, Fraction) else f"{value:g}" if isinstance(value, float) else str(value)
-    bracket = (isinstance(value, Fraction) and binding > 1) or (value < 0 and binding > 1)
-    return f"({text})" if bracket else text
+    if isinstance(value, Fraction):  # decimals as decimals, other fractions as such
+        decimal = value.denominator % 5 == 0 and Fraction(repr(float(value))) == value
+        text = repr(float(value)) if decimal else f"{value.numerator}/{value.denominator}"
+        bracket = binding > 1 and not decimal
+    else:
+        text, bracket = f"{value:g}" if isinstance(value, float) else str(value), False
+    return f"({text})" if bracket or (value < 0 and binding > 1) else text
 
 
 def latex(eq: Equation) -> str:
@@ -81,10 +85,11 @@ def latex(eq: Equation) -> str:
 
 
 def _latex_name(name: str) -> str:
-    base = name.replace(MACRON, "")
+    base = name.replace(MACRON, "").replace("ʹ", "")
     head, tail = base[:1], base[1:]
     text = f"{head}_{{{tail}}}" if tail.isdigit() else rf"\mathrm{{{base}}}" if tail else head
-    return rf"\bar{{{text}}}" if MACRON in name else text
+    text = rf"\bar{{{text}}}" if MACRON in name else text
+    return f"{text}'" if "ʹ" in name else text
 
 
 def _latex_affine(form: Affine) -> str:
@@ -97,7 +102,7 @@ def _latex_expr(e: Expr, names: tuple[str, ...], binding: int) -> str:
     show: Callable[[Expr, int], str] = lambda x, b: _latex_expr(x, names, b)  # noqa: E731
     match e:
         case Const():
-            if isinstance(e.value, Fraction):
+            if isinstance(e.value, Fraction) and "/" in _number(e.value, 0):
                 return rf"\tfrac{{{e.value.numerator}}}{{{e.value.denominator}}}"
             return _number(e.value, binding)
         case Access():

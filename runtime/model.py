@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from faltung.codegen.buffers import place
-from faltung.codegen.loops import Batch as BatchExpr
-from faltung.codegen.loops import Binary, Expr, Int
+from faltung.codegen.loops import Batch as BatchExpr, Binary, Expr, Int
 from faltung.codegen.program import Program, Slot, Step
 from faltung.graph.errors import DTypeError, ShapeError
 from faltung.graph.index import Batch

@@ -20,202 +20,25 @@ each part runs through its images once, all tiles while the image is in cache, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from math import prod
 
-from faltung.codegen.builder import Builder
-from faltung.codegen.layout import Layout, Place, blocked
+from faltung.codegen.layout import Layout, Place
 from faltung.codegen.loops import Expr, Int, Reg
-from faltung.codegen.lower import Lowering, Memory, follows, scalar_places
+from faltung.codegen.lower import Lowering, Memory
 from faltung.codegen.schedules.generic import sum_of_parts
 from faltung.codegen.schedules.task import RESULT, Plan, Task, Work
-from faltung.graph.equation import Equation
+from faltung.codegen.schedules.tile import Form, block, fit, fixed, step
 from faltung.graph.expr import Access
-from faltung.graph.index import Batch, Extent
-from faltung.graph.recognise import Contraction, orientations
+from faltung.graph.index import Batch
 
 PARTS = 8  # of the batch, when images are reduced
 SMALL = 256 * 1024  # elements of a result that is kept once for each part
 CHUNKS = 4  # of an open row axis, so that there is parallel work at any batch size
 GRAIN = 64
-
-
-@dataclass(frozen=True)
-class Form:
-    """A contraction over actual layouts: the roles, the lane index, and the register tile."""
-
-    roles: Contraction
-    lane: str
-    tile: tuple[tuple[str, int], ...]  # row index, points
-    vectors: int  # blocks of the lane index side by side
-    unroll: int
-
-
-# ---- what the operands must look like ----
-
-
-def lane_axes(eq: Equation) -> list[tuple[Contraction, str, int, int]]:
-    """Ways to see the equation as a contraction: roles, lane index, its axis in the result and in B."""
-    found = []
-    for c in orientations(eq):
-        for f in c.columns:
-            here = [a for a, form in enumerate(eq.lhs) if form.name == f and eq.extent[f] == eq.shape[a]]
-            there = [a for a, form in enumerate(c.b.index) if form.name == f]
-            if len(here) == 1 and len(there) == 1 and not isinstance(eq.extent[f], Batch):
-                found.append((c, f, here[0], there[0]))
-    return found
-
-
-def weights_layout(eq: Equation, c: Contraction, axis: int, shape: tuple[Extent, ...], lanes: int) -> Layout:
-    """The layout in which B streams: lane blocks outermost, then windows, then the other channels, lanes innermost.
-
-    An operand with an open batch keeps it outermost (it is an activation, and lies so already).
-    """
-    if any(isinstance(e, Batch) for e in shape):
-        return blocked(shape, {axis: lanes})
-    windows = {n for f in c.a.index if len(f.names) > 1 for n in f.names}
-    rest = [a for a in range(len(shape)) if a != axis]
-    taps = [a for a in rest if set(c.b.index[a].names) & windows]
-    return blocked(shape, {axis: lanes}, [axis, *taps, *(a for a in rest if a not in taps)])
-
-
-def fit(task: Task) -> Form | str:
-    """The contraction over the task's layouts, with a register tile; or the reason why there is none."""
-    eq, lanes = task.equation, task.lanes
-    options = lane_axes(eq)
-    if not options:
-        return "it is no contraction with a column index that could be lanes"
-    reasons = []
-    for c, f, here, there in options:
-        reason = _reason(task, c, f, here, there)
-        if reason is None:
-            return _tiled(task, c, f, lanes)
-        reasons.append(reason)
-    return "; ".join(reasons)
-
-
-def _reason(task: Task, c: Contraction, f: str, here: int, there: int) -> str | None:
-    eq, lanes = task.equation, task.lanes
-    a, b = task.operands[c.a.slot], task.operands[c.b.slot]
-    if task.dtype not in ("float32", "float64") or any(task.dtypes[s] != task.dtype for s in (c.a.slot, c.b.slot)):
-        return "its operands are not floats of one type"
-    if not task.result.is_split(here, lanes):
-        return f"the result is not in blocks of {lanes} along {f}"
-    if not b.is_split(there, lanes) or b.shape[there] != eq.extent[f]:
-        return f"operand {c.b.slot} is not in blocks of {lanes} along {f}"
-    for access, layout in ((c.a, a), (c.b, b)):
-        for axis, form in enumerate(access.index):
-            low, high = form.range(eq.extent)
-            if isinstance(layout.shape[axis], Batch):
-                if form.name is None or not isinstance(eq.extent[form.name], Batch):
-                    return "a read is not along the batch"
-            elif not layout.covers(axis, low, high):
-                return f"operand {access.slot} has no halo for {form} on axis {axis}"
-    assert eq.reduce is not None
-    inside = {id(c.a), id(c.b)}
-    others = [x for x in eq.accesses if id(x) not in inside]
-    places = dict(scalar_places(eq.extent)) | {f: Place.split(Int(0), Int(0), lanes)}
-    return follows(others, task.operands, f, places, lanes)
-
-
-# ---- the register tile ----
-
-
-def _tiled(task: Task, c: Contraction, f: str, lanes: int) -> Form:
-    eq = task.equation
-    blocks = -(-_int(eq.extent[f]) // lanes)
-    best: tuple[float, tuple[tuple[str, int], ...], int] = (-1.0, (), 1)
-    for vectors in (v for v in (1, 2, 3, 4) if blocks % v == 0):
-        # one register for the element of A when its use is not folded into the instruction, one for each vector of B
-        points = (task.target.registers - vectors - (2 if task.target.registers <= 16 else 1)) // vectors
-        for tile in _tiles(task, c, min(points, 28)):
-            score = _efficiency(eq, tile, vectors)
-            if score > best[0] + 0.005:  # between equals the simpler tile, which comes first
-                best = (score, tile, vectors)
-    return Form(c, f, best[1], best[2], _unroll(prod(t for _, t in best[1]), best[2]))
-
-
-def _unroll(points: int, vectors: int) -> int:
-    """Steps of the innermost reduction written out: a full tile needs none, and with more the allocator spills."""
-    return 1 if points * vectors >= 12 else 4
-
-
-def _tiles(task: Task, c: Contraction, most: int) -> Iterator[tuple[tuple[str, int], ...]]:
-    """Candidate tiles of at most `most` points over up to three row indices."""
-    rows = [r for r in reversed(c.rows) if _step(task, c, r) is not None]
-
-    def sizes(r: str, room: int) -> list[int]:
-        e = task.equation.extent[r]
-        if isinstance(e, Batch):
-            return list(range(1, room + 1))
-        limit = _block(task, c, r)
-        if limit is not None:
-            return [t for t in (1, 2, 4, 8, 16) if t <= min(room, limit) and limit % t == 0 and (e % t == 0 or e > limit)]
-        return sorted({-(-e // parts) for parts in range(1, e + 1) if -(-e // parts) <= room})
-
-    def grow(n: int, room: int, tile: tuple[tuple[str, int], ...]) -> Iterator[tuple[tuple[str, int], ...]]:
-        yield tile
-        for m in range(n, len(rows)):
-            if len(tile) < 3:
-                for t in reversed(sizes(rows[m], room)):
-                    if t > 1:
-                        yield from grow(m + 1, room // t, (*tile, (rows[m], t)))
-
-    yield from sorted(grow(0, most, ()), key=len)
-
-
-def _step(task: Task, c: Contraction, r: str) -> int | None:
-    """Address step of A for one step of row index `r`, None when it is not constant."""
-    layout = task.operands[c.a.slot]
-    total = 0
-    for axis, form in enumerate(c.a.index):
-        k = form.coefficient(r)
-        if not k:
-            continue
-        if layout.block[axis] == 1:
-            total += k * layout.strides[axis, 0]
-        elif form.name == r:
-            total += layout.strides[axis, 1]
-        else:
-            return None
-    for axis, form in enumerate(task.equation.lhs):
-        if form.coefficient(r) and task.result.block[axis] > 1 and form.name != r:
-            return None
-    return total
-
-
-def _block(task: Task, c: Contraction, r: str) -> int | None:
-    """The block that row index `r` is split into by A or by the result: a tile must stay inside one."""
-    layouts = [(c.a.index, task.operands[c.a.slot]), (task.equation.lhs, task.result)]
-    blocks = [m.block[axis] for index, m in layouts for axis, form in enumerate(index) if form.name == r and m.block[axis] > 1]
-    return blocks[0] if blocks else None
-
-
-def _efficiency(eq: Equation, tile: tuple[tuple[str, int], ...], vectors: int) -> float:
-    """Fraction of the multiply-add rate, at two of them and two loads a cycle, a latency of four, half a cycle for the loop."""
-
-    def rate(points: int) -> float:
-        products = points * vectors
-        return products / 2 / (max(products / 2, (points + vectors) / 2, 4) + 0.5)
-
-    done, spent = 0.0, 0.0
-    for part in product(*([(t, *([_int(e) % t] if not isinstance(e := eq.extent[r], Batch) and e % t else [])) for t in (t0,)][0] for r, t0 in tile)):
-        weight = 1.0
-        for (r, t), n in zip(tile, part, strict=True):
-            e = eq.extent[r]
-            if not isinstance(e, Batch):
-                weight *= (e // t) * t if n == t else e % t
-        done += weight
-        spent += weight / rate(prod(part))
-    return done / spent if spent else rate(1)
-
-
-def _int(e: Extent) -> int:
-    assert not isinstance(e, Batch)
-    return e
 
 
 # ---- the kernel ----
@@ -228,8 +51,9 @@ def contraction(task: Task) -> Plan | str:
         return form
     eq = task.equation
     images = [i for i in form.roles.reduced if isinstance(eq.extent[i], Batch)]
-    per_image = prod(_int(eq.extent[i]) for i in form.roles.reduced if i not in images)
+    per_image = prod(fixed(eq.extent[i]) for i in form.roles.reduced if i not in images)
     if images and per_image >= 16 and task.result.size[1] == 0 and task.result.size[0] <= SMALL:
+        assert eq.reduce is not None
         first = replace(eq, expr=eq.reduce, target="partial")
         part_work = _Nest(replace(task, equation=first, aliases=()), form, images[0]).work()
         total, held = sum_of_parts(task, PARTS)
@@ -273,32 +97,31 @@ class _Nest:
         with k.loop("z", 0, size // self.lanes) as z:
             k.store(self.out.buffer, self.part + z * self.lanes, k.const(0, self.lanes))
         assert self.images is not None
-        with k.loop(self.images, k.let(k.N * s // PARTS, "from"), k.let(k.N * (s + 1) // PARTS, "to")) as n:
-            with ExitStack() as stack:
-                places = {self.images: Place(n)}
-                for name, count, _ in self._dims():
-                    places |= self._enter(name, stack.enter_context(k.loop(name, 0, count)))
-                self._variants(places)
+        with ExitStack() as stack:
+            images = k.loop(self.images, k.let(k.N * s // PARTS, "from"), k.let(k.N * (s + 1) // PARTS, "to"))
+            places = {self.images: Place(stack.enter_context(images))}
+            for name, count, _ in self._dims():
+                places |= self._enter(name, stack.enter_context(k.loop(name, 0, count)))
+            self._variants(places)
 
     def _all(self) -> None:
         k, dims = self.k, self._dims()
-        fixed, taken = 1, 0
+        units, taken = 1, 0
         for _, count, batch in dims:
-            if fixed >= (8 if dims[0][2] else GRAIN) or (batch and taken):
+            if units >= (8 if dims[0][2] else GRAIN) or (batch and taken):
                 break
-            fixed *= 1 if batch else count  # type: ignore[operator]
+            units *= count if isinstance(count, int) else 1
             taken += 1
         batch = bool(dims) and dims[0][2]
         with ExitStack() as stack:
-            t = stack.enter_context(k.parallel(k.N * fixed if batch else fixed))
+            t = stack.enter_context(k.parallel(k.N * units if batch else units))
             places: dict[str, Place] = {}
-            rest = fixed
-            for n, (name, count, open_) in enumerate(dims[:taken]):
-                step = rest if open_ else rest // count  # type: ignore[operator]
-                number: Expr = t // step if step > 1 else t
+            rest = units
+            for n, (name, count, _) in enumerate(dims[:taken]):
+                rest = rest // count if isinstance(count, int) else rest
+                number: Expr = t // rest if rest > 1 else t
                 if n:
                     number = number % count
-                rest = step
                 places |= self._enter(name, k.let(number, name))
             for name, count, _ in dims[taken:]:
                 places |= self._enter(name, stack.enter_context(k.loop(name, 0, count)))
@@ -307,7 +130,7 @@ class _Nest:
     def _dims(self) -> list[tuple[str, Expr | int, bool]]:
         """Loops around the tile: name, count, whether the count is the open batch."""
         eq, tile = self.eq, dict(self.form.tile)
-        blocks = -(-_int(eq.extent[self.form.lane]) // self.lanes) // self.form.vectors
+        blocks = -(-fixed(eq.extent[self.form.lane]) // self.lanes) // self.form.vectors
         lane: list[tuple[str, Expr | int, bool]] = [(self.form.lane, blocks, False)]
         whole: list[tuple[str, Expr | int, bool]] = []
         tiled: list[tuple[str, Expr | int, bool]] = []
@@ -331,16 +154,16 @@ class _Nest:
             return {name: self._at(name, v * tile[name], v, tile[name])}
         if name in tile:
             return {name: Place(v)}  # the number of the chunk; _variants walks through it
-        block = _block(self.task, self.c, name)
-        return {name: Place.split(v // block, v % block, block) if block else Place(v)}
+        size = block(self.task, self.c, name)
+        return {name: Place.split(v // size, v % size, size) if size else Place(v)}
 
-    def _at(self, name: str, value: Expr, number: Expr, size: int) -> Place:
+    def _at(self, name: str, value: Expr, number: Expr, points: int) -> Place:
         """The start of a tile, as block and position where the index is split."""
-        block = _block(self.task, self.c, name)
-        if block is None:
+        size = block(self.task, self.c, name)
+        if size is None:
             return Place(value)
-        per = block // size
-        return Place.split(number // per, (number % per) * size, block)
+        per = size // points
+        return Place.split(number // per, (number % per) * points, size)
 
     def _variants(self, places: Mapping[str, Place]) -> None:
         """The tile in full, and smaller ones where the rows end."""
@@ -379,7 +202,7 @@ class _Nest:
         k, form = self.k, self.form
         names = [r for r, _ in form.tile]
         points = list(product(*(range(s) for s in sizes)))
-        steps = [_step(self.task, self.c, r) or 0 for r in names]
+        steps = [step(self.task, self.c, r) or 0 for r in names]
         offsets = [sum(d * s for d, s in zip(p, steps, strict=True)) for p in points]
         acc = [[k.register(f"acc{n}_{v}", self._initial(places, names, p, v)) for v in range(form.vectors)] for n, p in enumerate(points)]
         self._reduce(places, offsets, acc)
@@ -407,7 +230,7 @@ class _Nest:
         address = self.out.layout.address(self.eq.lhs, places)
         value: Expr = acc
         if self.eq.expr is not self.eq.reduce:
-            extent = _int(self.eq.extent[self.form.lane])
+            extent = fixed(self.eq.extent[self.form.lane])
             tail = None if extent % self.lanes == 0 else Int(extent) - places[self.form.lane].value
             lowering = Lowering(
                 self.k, self.memory, self.eq.extent, places, self.task.elem, self.lanes, self.form.lane, tail,
@@ -426,14 +249,14 @@ class _Nest:
                 self._steps(now, None, 1, offsets, acc)
                 return
             i, e = rest[0], self.eq.extent[rest[0]]
-            block = self._reduced_block(i)
-            if block is not None:
-                full, tail = divmod(_int(e), block)
+            size = self._reduced_block(i)
+            if size is not None:
+                full, tail = divmod(fixed(e), size)
                 if full:
                     with self.k.loop(f"{i}_block", 0, full) as outer:
-                        inner(i, rest[1:], now, lambda v: Place.split(outer, v, block), block)
+                        inner(i, rest[1:], now, lambda v: Place.split(outer, v, size), size)
                 if tail:
-                    inner(i, rest[1:], now, lambda v: Place.split(Int(full), v, block), tail)
+                    inner(i, rest[1:], now, lambda v: Place.split(Int(full), v, size), tail)
             else:
                 inner(i, rest[1:], now, Place, self.k.N if isinstance(e, Batch) else e)
 

@@ -57,7 +57,7 @@ class Task:
             name = names[n] if n < len(names) else f"X{n}"
             memory[n] = Memory(k.buffer(name, self.element(self.dtypes[n]), self.operands[n].size), self.operands[n])
         out = Memory(k.buffer(self.equation.target, self.element(self.dtype), self.result.size, written=True), self.result)
-        return k, memory | {n: out for n in self.aliases}, out
+        return k, memory | dict.fromkeys(self.aliases, out), out
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from faltung.graph.errors import EquationError, ShapeError
-from faltung.graph.index import Extent
 from faltung.graph.parse import Attribute, operand_names, parse
 from faltung.graph.tensor import Tensor, computed
 

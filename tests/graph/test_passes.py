@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from faltung.graph import dsl
+from faltung.graph.errors import EquationError
 from faltung.graph.evaluate import EXACT, FLOAT, evaluate
-from faltung.graph.expr import Access, Apply, Inside, Value, walk
+from faltung.graph.expr import Access, Apply, Inside, Value, rewrite, walk
 from faltung.graph.fuse import fuse
+from faltung.graph.grad import grad
 from faltung.graph.index import Affine, Batch
 from faltung.graph.pipeline import PASSES, Outputs, Pass, optimise
+from faltung.graph.recognise import contraction, name
 from faltung.graph.rewrite import rebuild
 from faltung.graph.tensor import Tensor, computed, topological
 from tests.check import assert_same, hits
@@ -26,7 +29,7 @@ BATCHES = (3, 1, 0)
 def values(program: Program, outputs: list[Tensor], batch: int) -> list[Any]:
     if batch == 0 and has_empty_maximum(outputs):
         return []
-    arithmetic = EXACT if program.exact and batch < 3 else FLOAT
+    arithmetic = EXACT if program.exact else FLOAT
     with np.errstate(all="ignore"):
         found = evaluate(outputs, program.feed(batch), arithmetic)
     return list(found)
@@ -109,9 +112,6 @@ def test_no_read_divides_after_the_split(program: Program) -> None:
 
 @pytest.mark.parametrize(("stride", "dilation", "kernel"), [(2, 1, 3), (3, 1, 3), (2, 2, 3), (3, 2, 2), (4, 2, 4), (2, 1, 1), (3, 1, 5)])
 def test_a_strided_gradient_becomes_dense_contractions(stride: int, dilation: int, kernel: int) -> None:
-    from faltung.graph.grad import grad
-    from faltung.graph.recognise import contraction
-
     x, k = dsl.input("x", (None, 2, 13, 14)), dsl.input("k", (3, 2, kernel, kernel))
     y = dsl.conv2d(x, k, stride=stride, dilation=dilation)
     (dx,) = optimise([grad(y, x, dsl.input("c", y.shape))])
@@ -124,8 +124,6 @@ def test_a_strided_gradient_becomes_dense_contractions(stride: int, dilation: in
 
 
 def test_unit_indices_disappear() -> None:
-    from faltung.graph.recognise import name
-
     y = dsl.conv2d(dsl.input("x", (None, 2, 5, 5)), dsl.input("k", (3, 2, 1, 1)))
     (after,) = optimise([y])
     assert after.equation.bound == ("c",)
@@ -181,8 +179,6 @@ def test_fused_expressions_stay_small() -> None:
 
 def shifted(t: Tensor) -> Tensor | None:
     """Every first read moved by one element: a typical mistake in index arithmetic."""
-    from faltung.graph.expr import rewrite
-
     def change(e: Any) -> Any:
         return Access(e.slot, (*e.index[:-1], e.index[-1] + 1)) if isinstance(e, Access) and e.index else None
 
@@ -195,9 +191,9 @@ def forgotten(t: Tensor) -> Tensor | None:
     return computed(t.equations[:-1], t.operands, dtype=t.dtype) if len(t.equations) > 1 else None
 
 
-@pytest.mark.parametrize(("wrong", "name"), [(shifted, "conv"), (forgotten, "conv stride 2"), (forgotten, "pool with gaps")])
-def test_a_wrong_pass_is_caught(wrong: Any, name: str) -> None:
-    program = next(p for p in PROGRAMS if p.name == name)
+@pytest.mark.parametrize(("wrong", "victim"), [(shifted, "conv"), (forgotten, "conv stride 2"), (forgotten, "pool with gaps")])
+def test_a_wrong_pass_is_caught(wrong: Any, victim: str) -> None:
+    program = next(p for p in PROGRAMS if p.name == victim)
     right = optimise(program.outputs)
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, EquationError)):
         compare(program, values(program, right, 3), values(program, rebuild(right, wrong), 3))

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from faltung.graph import dsl
 from faltung.graph.errors import DTypeError, FaltungError, ShapeError

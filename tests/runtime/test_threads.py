@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from faltung.codegen import target
-from faltung.runtime import driver, jit, native
-from faltung.runtime import threads as pools
+from faltung.runtime import driver, jit, native, threads as pools
 from faltung.runtime.plan import MOST_WORK, Plan, PlanError, Step
 from faltung.runtime.threads import Pool, ThreadsError
 
