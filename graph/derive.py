@@ -253,8 +253,9 @@ def _solve(
         now = form.substitute(values)
         pivot = _pivot(now, remaining, eq)
         if pivot is None:
-            guards.append(cast(Expr, Inside(now - u, 1)))
-            texts.append(f"{form} = {u} holds only where {now - u} = 0")
+            if not always_inside(now - u, 1, extents):
+                guards.append(cast(Expr, Inside(now - u, 1)))
+                texts.append(f"{form} = {u} holds only where {now - u} = 0")
             continue
         # now = (c·pivot + rest)/den = u   →   pivot = (den·u − rest)/c
         c = now.coefficient(pivot)
@@ -268,7 +269,7 @@ def _solve(
     term = reindex(term, values)
     for n, v in values.items():
         extent = extents[n]
-        if not always_inside(v, extent, extents) and not _covered(term, v, extent, tensors):
+        if not always_inside(v, extent, extents) and (_fragile(term) or not _covered(term, v, extent, tensors)):
             guards.append(cast(Expr, Inside(v, extent)))
     for guard in guards:
         term = _times(guard, term)
@@ -286,6 +287,11 @@ def _pivot(form: Affine, remaining: list[str], eq: Equation) -> str | None:
         return (n in eq.free, float("inf") if isinstance(e, Batch) else e)
 
     return max(usable, key=key)
+
+
+def _fragile(term: Expr) -> bool:
+    """Whether reads that are 0 because they are outside could make the term infinite, so that a cotangent of 0 does not help."""
+    return any(isinstance(e, Apply) and e.fn in ("div", "log") and used_indices(e.args[-1]) for e in walk(term))
 
 
 def _covered(term: Expr, form: Affine, extent: Extent, tensors: Sequence[Tensor]) -> bool:

@@ -5,7 +5,7 @@ Names, argument names and their order follow PyTorch's functional interface.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -47,13 +47,15 @@ def parameter(value: Any, name: str = "", dtype: str | None = None) -> Tensor:
 
 def _array(value: Any, dtype: str | None, name: str) -> np.ndarray[Any, Any]:
     array = np.array(value)
+    if array.dtype.kind not in "fiub":
+        raise DTypeError(f"{name}: {array.dtype} is not a numeric dtype; use one of {', '.join(DTYPES)}")
     if dtype is None:
         dtype = "float32" if array.dtype.kind in "f" else {"i": "int64", "u": "int64", "b": "bool"}.get(array.dtype.kind)
         if array.dtype == np.int32:
             dtype = "int32"
     if dtype not in DTYPES:
         raise DTypeError(f"{name}: dtype {array.dtype} is not supported; use one of {', '.join(DTYPES)}")
-    return np.ascontiguousarray(array, dtype=dtype)
+    return np.array(array, dtype=dtype, order="C")
 
 
 def as_tensor(value: Any, like: Tensor | None = None) -> Tensor:
@@ -136,7 +138,7 @@ def minimum(x: Any, z: Any) -> Tensor:
 
 
 def _per_axis(value: Ints, rank: int, what: str, least: int) -> tuple[int, ...]:
-    numbers = (value,) * rank if isinstance(value, (int, np.integer)) else tuple(value) if not isinstance(value, str) else None
+    numbers = (value,) * rank if isinstance(value, (int, np.integer)) else tuple(value) if isinstance(value, Iterable) else None
     if numbers is None or len(numbers) != rank or any(not isinstance(v, (int, np.integer)) or v < least for v in numbers):
         raise ShapeError(f"{what}={value!r}: give an integer of at least {least}, or {rank} of them")
     return tuple(int(v) for v in numbers)
@@ -246,11 +248,21 @@ def avg_pool3d(input: Any, kernel_size: Ints, stride: Ints | None = None, paddin
 
 
 def _axes(x: Tensor, axis: Axes, what: str) -> tuple[int, ...]:
-    chosen = range(x.rank) if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
+    if axis is not None and not isinstance(axis, (int, np.integer)) and not isinstance(axis, Iterable):
+        raise ShapeError(f"{what}: axis {axis!r} must be an integer or several")
+    chosen = range(x.rank) if axis is None else (axis,) if isinstance(axis, (int, np.integer)) else tuple(axis)
     for a in chosen:
+        if not isinstance(a, (int, np.integer)):
+            raise ShapeError(f"{what}: axis {a!r} must be an integer")
         if not -x.rank <= a < x.rank:
             raise ShapeError(f"{what}: axis {a} of a tensor with {x.rank} axes {list(x.shape)}")
-    return tuple(sorted({a % x.rank for a in chosen}))
+    return tuple(sorted({int(a) % x.rank for a in chosen}))
+
+
+def _letters(x: Tensor, what: str) -> str:
+    if x.rank not in LETTERS:
+        raise ShapeError(f"{what}: a tensor of {x.rank} axes {list(x.shape)}; at most {len(LETTERS) - 1} are supported")
+    return LETTERS[x.rank]
 
 
 def _over(op: str, x: Any, axis: Axes, dtype: str | None = None) -> Tensor:
@@ -258,7 +270,7 @@ def _over(op: str, x: Any, axis: Axes, dtype: str | None = None) -> Tensor:
     axes = _axes(x, axis, op)
     if not axes:
         return x
-    letters = LETTERS[x.rank]
+    letters = _letters(x, op)
     words = {
         "all": ",".join(letters),
         "over": ",".join(letters[a] for a in axes),
@@ -322,17 +334,23 @@ def cross_entropy(input: Any, target: Tensor) -> Tensor:
 def transpose(x: Any, axes: Sequence[int] | None = None) -> Tensor:
     """Axes permuted as in np.transpose (default: reversed). Raises ShapeError for a list that is no permutation."""
     x = as_tensor(x)
-    order = tuple(reversed(range(x.rank))) if axes is None else tuple(a % x.rank for a in axes)
-    if sorted(order) != list(range(x.rank)):
-        raise ShapeError(f"transpose: {list(axes or ())} is not a permutation of {list(range(x.rank))}")
-    letters = LETTERS[x.rank]
+    given = tuple(reversed(range(x.rank))) if axes is None else tuple(axes)
+    order = tuple(a % x.rank for a in given if -x.rank <= a < x.rank)
+    if sorted(order) != list(range(x.rank)) or len(given) != x.rank:
+        raise ShapeError(f"transpose: {list(given)} is not a permutation of {list(range(x.rank))}")
+    letters = _letters(x, "transpose")
     return apply(REGISTRY["transpose"], [x], words={"all": ",".join(letters), "to": ",".join(letters[a] for a in order)})
 
 
 def flatten(x: Any, start_dim: int = 1, end_dim: int = -1) -> Tensor:
     """Axes start_dim … end_dim merged into one, in row-major order."""
     x = as_tensor(x)
-    first, last = start_dim % x.rank if x.rank else 0, end_dim % x.rank if x.rank else 0
+    for d in (start_dim, end_dim):
+        if not -(x.rank or 1) <= d < (x.rank or 1):
+            raise ShapeError(f"flatten: dimension {d} of a tensor with {x.rank} axes {list(x.shape)}")
+    first, last = start_dim % (x.rank or 1), end_dim % (x.rank or 1)
+    if first > last:
+        raise ShapeError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim}")
     merged = 1
     for e in x.shape[first : last + 1]:
         if isinstance(e, Batch):

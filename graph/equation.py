@@ -118,14 +118,14 @@ def make(
 
 def reason_invalid(eq: Equation, operand_shapes: tuple[Shape, ...]) -> str | None:
     """Why this is not a well-formed equation over operands of these shapes, or None."""
+    if sum(isinstance(e, Reduce) for e in walk(eq.expr)) > 1:
+        return "more than one reduction; write the inner one as an equation of its own"
     known = set(eq.extent)
     unknown = used_indices(eq.expr) - known
     if unknown:
         return f"index {', '.join(sorted(unknown))} has no extent"
     if len(eq.lhs) != len(eq.shape):
         return f"{len(eq.lhs)} indices on the left for {len(eq.shape)} axes"
-    if sum(isinstance(e, Reduce) for e in walk(eq.expr)) > 1:
-        return "more than one reduction"
     for a in eq.accesses:
         if a.slot >= len(operand_shapes):
             return f"read of operand {a.slot}, but there are {len(operand_shapes)}"
@@ -136,7 +136,8 @@ def reason_invalid(eq: Equation, operand_shapes: tuple[Shape, ...]) -> str | Non
         return "the left side must use every free index exactly once"
     for form, e in zip(eq.lhs, eq.shape, strict=True):
         low, high = form.range(eq.extent)
-        if not isinstance(e, Batch) and (low < 0 or high > e - 1):
+        empty = 0 in eq.extent.values()
+        if not isinstance(e, Batch) and not empty and (low < 0 or high > e - 1):
             return f"the left side {form} reaches [{low:.0f}, {high:.0f}] outside extent {e}"
         if len(form.names) > 1 and not mixed_radix(form, e, eq.extent):
             return f"the left side {form} would write an element twice or leave one out"

@@ -19,7 +19,7 @@ import numpy as np
 
 from faltung.graph.equation import Equation
 from faltung.graph.errors import ShapeError, UnsupportedOp
-from faltung.graph.expr import NEUTRAL, Access, Apply, Const, Expr, Inside, Reduce, Size, Value
+from faltung.graph.expr import NEUTRAL, Access, Apply, Const, Expr, Inside, Reduce, Size, Value, is_bracket
 from faltung.graph.functions import TABLE
 from faltung.graph.index import Affine, Batch, Extent
 from faltung.graph.tensor import Tensor, topological
@@ -119,7 +119,7 @@ def evaluate(
     single = isinstance(outputs, Tensor)
     wanted = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     feed = dict(feed or {})
-    batch = next((np.shape(v)[0] for t, v in feed.items() if t.shape and isinstance(t.shape[0], Batch)), 0)
+    batch = next((np.shape(v)[0] for t, v in feed.items() if np.ndim(v) and t.shape and isinstance(t.shape[0], Batch)), 0)
     values: dict[Tensor, Array] = {}
     for t in topological(wanted):
         if t.is_leaf:
@@ -185,7 +185,13 @@ def run(eq: Equation, operands: Sequence[Array], out: Array, batch: int, arithme
                 reduced = arithmetic.reduce(e.kind, body, len(e.indices))
                 return reduced.reshape(reduced.shape + (1,) * len(e.indices))
             case Apply():
-                return arithmetic.call(e.fn, [visit(a, outside) for a in e.args])
+                values = [visit(a, outside) for a in e.args]
+                product = arithmetic.call(e.fn, values)
+                if e.fn == "mul":  # a bracket is a strong zero: [false]·x = 0 whatever x is (Knuth, Two notes on notation)
+                    for a, value in zip(e.args, values, strict=True):
+                        if is_bracket(a) and arithmetic is not SYMBOLIC:
+                            product = np.where(value == 0, arithmetic.number(0), product)
+                return product
         raise TypeError(e)
 
     value = visit(eq.expr, 0.0)

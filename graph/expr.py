@@ -221,7 +221,7 @@ def reslot(expr: Expr, slots: Mapping[int, int]) -> Expr:
 
 def const(value: Number) -> Expr:
     """A constant; decimals such as 0.9 are taken as written (9/10), and what is whole becomes an int."""
-    if isinstance(value, float) and math.isfinite(value):
+    if isinstance(value, float) and math.isfinite(value) and len(repr(value)) <= 12:
         value = Fraction(repr(value))
     if isinstance(value, Fraction) and value.denominator == 1:
         value = value.numerator
@@ -236,6 +236,9 @@ def apply(fn: str, *args: Expr) -> Expr:
         if folded is not None:
             return const(folded)
     a, b = (args + (ZERO, ZERO))[:2]
+    form = _affine(fn, a, b)
+    if form is not None:
+        return cast(Expr, Value(form))
     match fn:
         case "add" if a is ZERO:
             return b
@@ -267,6 +270,13 @@ def apply(fn: str, *args: Expr) -> Expr:
             return apply("neg", apply("mul", a, b.args[0]))
         case "mul" if isinstance(b, Const) and not isinstance(a, Const):
             return apply("mul", b, a)  # coefficients stand in front
+        case "mul" if is_bracket(a) and not is_bracket(b):
+            return apply("mul", b, a)  # brackets behind, outermost, so that they silence all the rest
+        case "mul" | "div" if _silenced(a) and not (fn == "mul" and is_bracket(b)):
+            assert isinstance(a, Apply)
+            return apply("mul", apply(fn, a.args[0], b), a.args[1])
+        case "mul" if isinstance(b, Apply) and b.fn == "div":
+            return apply("div", apply("mul", a, b.args[0]), b.args[1])
         case "add" if isinstance(b, Apply) and b.fn == "neg":
             return apply("sub", a, b.args[0])
         case "add" | "mul" if isinstance(b, Apply) and b.fn == fn:  # chains lean to the left, as they are read
@@ -274,6 +284,42 @@ def apply(fn: str, *args: Expr) -> Expr:
         case "sub" if isinstance(b, Apply) and b.fn == "neg":
             return apply("add", a, b.args[0])
     return cast(Expr, Apply(fn, args))
+
+
+BRACKETS = ("lt", "le", "gt", "ge", "eq", "ne")
+
+
+def is_bracket(e: Expr) -> bool:
+    """Whether the expression is an Iverson bracket or a product of them; [false]·x is 0 whatever x is."""
+    if isinstance(e, Apply):
+        return e.fn in BRACKETS or (e.fn == "mul" and all(is_bracket(a) for a in e.args))
+    return isinstance(e, Inside)
+
+
+def _silenced(e: Expr) -> bool:
+    """Whether this is a product whose last factor is a bracket."""
+    return isinstance(e, Apply) and e.fn == "mul" and is_bracket(e.args[1]) and not is_bracket(e.args[0])
+
+
+def _affine(fn: str, a: Expr, b: Expr) -> Affine | None:
+    """Arithmetic on index values is index arithmetic: 2·[i] + [j] is the value of 2·i+j."""
+    if not (isinstance(a, Value) or (isinstance(b, Value) and fn in ("add", "sub", "mul"))):
+        return None
+    x, y = (e.form if isinstance(e, Value) else Affine.of(e.value) if isinstance(e, Const) and isinstance(e.value, int) else None for e in (a, b))
+    if x is None or y is None:
+        return None
+    match fn:
+        case "add":
+            return x + y
+        case "sub":
+            return x - y
+        case "neg":
+            return -x
+        case "mul" if x.constant is not None:
+            return y * x.constant
+        case "mul" if y.constant is not None:
+            return x * y.constant
+    return None
 
 
 def _fold(fn: str, v: list[Fraction]) -> Fraction | None:

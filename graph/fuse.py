@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from faltung.graph.equation import Equation, used_indices
-from faltung.graph.expr import Access, Apply, Expr, Reduce, reindex, replace as swap, reslot, walk
+from faltung.graph.expr import Access, Apply, Expr, Reduce, accesses, reindex, replace as swap, reslot, walk
 from faltung.graph.index import always_inside
 from faltung.graph.recognise import Contraction, contraction
 from faltung.graph.rewrite import remake, uses
@@ -107,14 +107,29 @@ def into_prologue(t: Tensor, slot: int) -> Tensor | None:
         expr = reslot(eq.expr, mine)
         for read in eq.read(slot):
             inside = all(always_inside(f, e, eq.extent) for f, e in zip(read.index, p.shape, strict=True))
-            if not inside:
+            moved = reindex(source.expr, dict(zip(source.free, read.index, strict=True)))
+            if not inside or not (_sums(eq) or _all_inside(moved, p, eq)):
                 return None
-            body = reslot(reindex(source.expr, dict(zip(source.free, read.index, strict=True))), theirs)
+            body = reslot(moved, theirs)
             expr = swap(expr, Access(mine[slot], read.index), body)
         if _size(expr) > LARGEST:
             return None
         pieces.append(replace(eq, expr=expr, operands=_names(t, p, operands)))
     return _computed(pieces, operands, t)
+
+
+def _sums(eq: Equation) -> bool:
+    """Whether a read outside gives 0 in this equation, as it does in the pointwise producer."""
+    return eq.reduce is None or eq.reduce.kind == "sum"
+
+
+def _all_inside(expr: Expr, p: Tensor, eq: Equation) -> bool:
+    """Whether the producer's own reads stay inside, so that it does not matter what a read outside gives."""
+    return all(
+        always_inside(f, e, eq.extent)
+        for a in accesses(expr)
+        for f, e in zip(a.index, p.operands[a.slot].shape, strict=True)
+    )
 
 
 def _merge(t: Tensor, p: Tensor, slot: int) -> tuple[list[Tensor], dict[int, int], dict[int, int]]:

@@ -25,7 +25,7 @@ from typing import cast
 
 from faltung.graph.equation import Equation, check, make
 from faltung.graph.errors import EquationError, ShapeError
-from faltung.graph.expr import Access, Expr, Reduce, Size, Value, accesses, apply, const, rewrite
+from faltung.graph.expr import Access, Expr, Inside, Reduce, Size, Value, apply, const, rewrite
 from faltung.graph.extents import solve
 from faltung.graph.index import BATCH, Affine, Batch, Extent, Shape
 from faltung.graph.syntax import REDUCTIONS, Tree, read
@@ -50,6 +50,8 @@ def spatial(text: str, rank: int, attributes: Mapping[str, Attribute]) -> str:
             def name(m: re.Match[str]) -> str:
                 value = attributes.get(m[0])
                 if isinstance(value, Sequence):
+                    if t >= len(value):
+                        raise EquationError(f"{text}: attribute {m[0]} has {len(value)} values for {rank} spatial axes")
                     return str(value[t])
                 return FAMILIES[m[0]][t] if m[0] in FAMILIES and m[0] not in attributes else m[0]
 
@@ -78,7 +80,14 @@ def parse(
     attributes = dict(attributes or {})
     shapes = tuple(shapes or ())
     spatial_rank = rank if rank is not None else max(0, len(shapes[0]) - 2) if shapes else 0
+    if spatial_rank > 3 and any(m[1].strip() for m in _SPATIAL.finditer(text)):
+        raise EquationError(f"{text}: {spatial_rank} spatial axes; slots with ... take at most 3")
     text = spatial(text, spatial_rank, attributes)
+    if "=" not in text:
+        raise EquationError(f"{text}: an equation has a left and a right side: Y[i] = …")
+    read_whole = dict.fromkeys(re.findall(r"(\w+)\[", text.partition("=")[2]))
+    if operands is None and len(shapes) != len(read_whole) and "[...]" in text:
+        raise EquationError(f"{text}: reads {len(read_whole)} operands ({', '.join(read_whole)}), {len(shapes)} shapes given")
     text = _whole(text, shapes, tuple(operands or ()))
     tree = read(text)
     names = tuple(operands) if operands is not None else tree.operands
@@ -99,10 +108,13 @@ def _whole(text: str, shapes: tuple[Shape, ...], names: tuple[str, ...]) -> str:
     """`X[...]` written out, with NumPy's broadcasting between the operands that are read so."""
     if "[...]" not in text:
         return text
-    right = text.split("=", 1)[1]
-    read = list(dict.fromkeys(m[1] for m in re.finditer(r"(\w+)\[\.\.\.\]", right)))
+    right = text.partition("=")[2]
+    whole_reads = list(dict.fromkeys(m[1] for m in re.finditer(r"(\w+)\[\.\.\.\]", right)))
     order = names or tuple(dict.fromkeys(m[1] for m in re.finditer(r"(\w+)\[", right)))
-    whole = {name: shapes[order.index(name)] for name in read}
+    unknown = [name for name in whole_reads if name not in order[: len(shapes)]]
+    if not whole_reads or unknown:
+        raise EquationError(f"{text}: [...] on the left needs an operand read with [...] on the right" if not unknown else f"{text}: no shape is given for operand {unknown[0]}")
+    whole = {name: shapes[order.index(name)] for name in whole_reads}
     out = broadcast(*whole.values())
     if len(out) not in LETTERS:
         raise ShapeError(f"{text}: tensors of {len(out)} axes; at most {max(LETTERS)} are supported")
@@ -138,7 +150,7 @@ def _build(
     given: dict[str, Extent],
 ) -> Equation:
     indices: dict[str, None] = {}
-    pending: list[tuple[str, ...]] = []
+    reads: list[Access] = []  # all that the text reads, also what the algebra then drops
 
     def number(node: object) -> Fraction | float:
         match node:
@@ -201,6 +213,8 @@ def _build(
                     return cast(Expr, Value(Affine.of(name)))
                 if name in attributes:
                     return const(number(node))
+                if name == "N":
+                    return cast(Expr, Size(BATCH))
                 raise EquationError(
                     f"{text}: unknown name {name}; indices are {', '.join(indices) or 'none'}, attributes {', '.join(attributes) or 'none'}; an operand is read with [ ]"
                 )
@@ -208,12 +222,20 @@ def _build(
                 slot = names.index(name)
                 if len(slots) != len(shapes[slot]):
                     raise ShapeError(f"{text}: {name} is read with {len(slots)} indices but has shape {shapes[slot]} of {len(shapes[slot])} axes")
-                return cast(Expr, Access(slot, tuple(affine(s) for s in slots)))
+                reads.append(cast(Access, Access(slot, tuple(affine(s) for s in slots))))
+                return reads[-1]
             case ("reduce", str(kind), tuple(over), body):
                 inner = expression(body)
                 return cast(Expr, Reduce(kind, over, inner)) if over else inner
+            case ("inside", form, extent):
+                try:
+                    return cast(Expr, Inside(affine(form), BATCH if extent == ("name", "N") else int(number(extent))))
+                except EquationError:  # no index form but a value that is compared
+                    return apply("mul", apply("le", const(0), expression(form)), apply("lt", expression(form), expression(extent)))
             case ("extent", tuple(over)):
-                pending.append(over)
+                strange = [i for i in over if i not in indices]
+                if strange or not over:
+                    raise EquationError(f"{text}: unknown index {strange[0] if strange else '(none)'} in extent(…); the indices here are {', '.join(indices) or 'none'}")
                 return cast(Expr, Size(cast(Extent, over)))  # replaced once extents are known
         assert isinstance(node, tuple)
         return apply(node[0], *(expression(a) for a in node[1:]))
@@ -246,12 +268,18 @@ def _build(
         raise EquationError(f"{text}: {clash[0]} is both an index and an attribute")
     lhs = tuple(affine(s) for s in tree.slots)
     expr = expression(tree.body)
-    given |= {i: BATCH if node == ("name", "N") else int(number(node)) for i, node in tree.given.items()}
-    extents = solve(indices, accesses(expr), shapes, names, given)
+    given |= {i: _extent(text, i, number(node)) if node != ("name", "N") else BATCH for i, node in tree.given.items()}
+    extents = solve(indices, reads, shapes, names, given)
     expr = _sizes(expr, extents)
     shape = tuple(_reach(form, extents) for form in lhs)
     eq = make(free, expr, extents, lhs=lhs, shape=shape, target=tree.target, operands=names)
     return check(eq, shapes)
+
+
+def _extent(text: str, index: str, value: Fraction | float) -> int:
+    if not isinstance(value, Fraction) or value.denominator != 1 or value < 0:
+        raise EquationError(f"{text}: the extent of {index} must be a non-negative integer, not {value}")
+    return int(value)
 
 
 def _left_names(slots: list[object], attributes: Mapping[str, Attribute]) -> tuple[str, ...]:

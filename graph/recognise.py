@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from faltung.graph.equation import Equation
-from faltung.graph.expr import Access, Apply, Expr
+from faltung.graph.expr import Access, Apply, Expr, Reduce
 from faltung.graph.index import Affine
 
 
@@ -91,6 +91,23 @@ def roles(eq: Equation, a: Access, b: Access) -> Contraction | str:
 
 def _plain(form: Affine) -> bool:
     return form.name is not None or form.constant is not None
+
+
+def vanishing(reduce: Reduce) -> list[Access]:
+    """Reads that make the whole term neutral when they are outside: factors of a sum, the body of a maximum."""
+    if reduce.kind != "sum":
+        return [reduce.body] if isinstance(reduce.body, Access) else []
+    found: list[Access] = []
+    stack = [reduce.body]
+    while stack:
+        e = stack.pop()
+        if isinstance(e, Access):
+            found.append(e)
+        elif isinstance(e, Apply) and e.fn in ("mul", "neg"):
+            stack += e.args
+        elif isinstance(e, Apply) and e.fn == "div":
+            stack.append(e.args[0])
+    return found
 
 
 def name(eq: Equation) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
+
 from faltung.graph.errors import ShapeError
 from faltung.graph.index import BATCH, Batch, Extent, Shape
 
@@ -18,6 +20,9 @@ NAMES = "ncijkabdefghlmopqrstuvwxyz"
 def resolve(old: Shape, new: tuple[Extent | None, ...]) -> Shape:
     """`new` with -1 and None filled in. Raises ShapeError when the numbers of elements differ."""
     goal: list[Extent] = [BATCH if e is None else e for e in new]
+    strange = [e for e in goal if not isinstance(e, Batch) and (not isinstance(e, (int, np.integer)) or e < -1)]
+    if strange:
+        raise ShapeError(f"reshape to {list(new)}: {strange[0]!r} is no extent; use integers, one -1, or None for the batch")
     wild = [a for a, e in enumerate(goal) if e == -1]
     if len(wild) > 1:
         raise ShapeError(f"reshape to {list(new)}: only one extent may be -1")

@@ -69,7 +69,7 @@ def expression(expr: Expr, operands: tuple[str, ...]) -> str:
 
 def _number(value: int | float | Fraction, binding: int) -> str:
     if isinstance(value, Fraction):  # decimals as decimals, other fractions as such
-        decimal = value.denominator % 5 == 0 and Fraction(repr(float(value))) == value
+        decimal = len(repr(float(value))) <= 8 and Fraction(repr(float(value))) == value
         text = repr(float(value)) if decimal else f"{value.numerator}/{value.denominator}"
         bracket = binding > 1 and not decimal
     else:

@@ -14,10 +14,14 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 from math import gcd, lcm
+from typing import cast
 
-from faltung.graph.equation import Equation, make
-from faltung.graph.expr import ZERO, Access, Inside, Reduce, Value, reindex, replace as swap, walk
+from faltung.graph.equation import Equation, make, used_indices
+from faltung.graph.expr import (
+    NEUTRAL, ZERO, Access, Const, Expr, Inside, Reduce, Value, const, reindex, replace as swap, rewrite, walk,
+)  # fmt: skip
 from faltung.graph.index import Affine, Batch
+from faltung.graph.recognise import vanishing
 from faltung.graph.tensor import Tensor, computed
 
 
@@ -69,23 +73,31 @@ def _piece(eq: Equation, remainder: dict[str, int], period: dict[str, int]) -> E
 
 
 def _taps(eq: Equation) -> Equation:
-    """Bound indices restricted to the taps at which every division comes out even."""
-    reduce = eq.reduce
-    while form := next((f for f in _forms(eq) if f.den != 1), None):
-        bound = [n for n in form.names if reduce and n in reduce.indices and form.coefficient(n) % form.den]
-        rest = [n for n in form.names if n not in bound and form.coefficient(n) % form.den]
-        if rest or len(bound) > 1:
-            break  # entangled: left to the general schedule, which checks each read
-        if not bound:  # the remainder is fixed: the read exists nowhere, for it would have cancelled
-            return _emptied(eq)
-        (n,) = bound
+    """Divisions of a piece removed: summed indices restricted to the taps at which they come out even.
+
+    A tap may be left out only where the divided read silences its term. What cannot be resolved so keeps its
+    division, and the general schedule checks each read.
+    """
+    seen: set[Affine] = set()
+    while form := next((f for f in _forms(eq) if f.den != 1 and f not in seen), None):
+        seen.add(form)
+        reduce = eq.reduce
+        open_ = [n for n in form.names if form.coefficient(n) % form.den]
+        if not open_:  # the remainder is the same everywhere, and not 0, or it would have cancelled
+            eq = _nowhere(eq, form)
+            continue
+        silent = reduce is not None and any(form in a.index for a in vanishing(reduce))
+        (n, *more) = open_
         e = eq.extent[n]
+        if more or not silent or isinstance(e, Batch) or reduce is None or n not in reduce.indices:
+            continue
+        if reduce.kind in ("argmax", "argmin"):  # it would count other positions
+            continue
         c, den = form.coefficient(n), form.den
-        if isinstance(e, Batch):
-            break
         starts = [p for p in range(min(e, den)) if (form.const + c * p) % den == 0]
         if not starts:
-            return _emptied(eq)
+            eq = _nowhere(eq, form)
+            continue
         step = den // gcd(c, den)
         count = (e - starts[0] - 1) // step + 1
         eq = replace(
@@ -93,15 +105,27 @@ def _taps(eq: Equation) -> Equation:
             expr=reindex(eq.expr, {n: Affine.make({n: step}, starts[0])}),
             extents=tuple((i, count if i == n else x) for i, x in eq.extents),
         )
-        reduce = eq.reduce
     return eq
 
 
-def _emptied(eq: Equation) -> Equation:
-    """A piece that no tap reaches: what the reduction is replaced by is 0."""
-    assert eq.reduce is not None or all(f.den == 1 for f in eq.lhs)
-    expr = swap(eq.expr, eq.reduce, ZERO) if eq.reduce is not None else ZERO
-    return make(eq.free, expr, eq.extent, lhs=eq.lhs, shape=eq.shape, target=eq.target, operands=eq.operands)
+def _nowhere(eq: Equation, form: Affine) -> Equation:
+    """The equation when `form` never comes out even: reads at it give the neutral element, brackets 0."""
+
+    def silence(expr: Expr, neutral: float) -> Expr:
+        def change(e: Expr) -> Expr | None:
+            if isinstance(e, Access) and form in e.index:
+                return const(neutral)
+            return ZERO if isinstance(e, Inside) and e.form == form else None
+
+        return rewrite(expr, change)
+
+    expr, reduce = eq.expr, eq.reduce
+    if reduce is not None:
+        body = silence(reduce.body, NEUTRAL[reduce.kind])
+        used = used_indices(body) & set(reduce.indices)
+        lone = isinstance(body, Const) and not used and (body is ZERO or reduce.kind in ("max", "min"))
+        expr = swap(expr, reduce, body if lone else cast(Expr, Reduce(reduce.kind, reduce.indices, body)))
+    return make(eq.free, silence(expr, 0), eq.extent, lhs=eq.lhs, shape=eq.shape, target=eq.target, operands=eq.operands)
 
 
 def _forms(eq: Equation) -> list[Affine]:

@@ -14,6 +14,7 @@ from faltung.graph.functions import CALLS, TABLE
 
 REDUCTIONS = ("sum", "max", "min", "argmax", "argmin")
 COMPARE = {"=": "eq", "==": "eq", "≠": "ne", "!=": "ne", "<": "lt", ">": "gt", "≤": "le", "<=": "le", "≥": "ge", ">=": "ge"}
+DEEPEST = 60  # brackets and signs inside one another
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?)|(?P<name>[^\W\d_](?:[^\W_]|[\u0300-\u036f]|_(?!\{))*)"
@@ -39,6 +40,7 @@ class _Reader:
     at: int = 0
     operands: dict[str, None] = field(default_factory=dict)
     given: dict[str, object] = field(default_factory=dict)
+    depth: int = 0
 
     def __post_init__(self) -> None:
         position = 0
@@ -101,6 +103,15 @@ class _Reader:
         return left
 
     def factor(self) -> object:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise EquationError(f"{self.text[:60]}…: nested more than {DEEPEST} deep")
+        try:
+            return self._factor()
+        finally:
+            self.depth -= 1
+
+    def _factor(self) -> object:
         kind, token = self.kind(), self.peek()
         if token == "-":
             self.take()
@@ -127,6 +138,9 @@ class _Reader:
             if not pairs:
                 raise EquationError(f"{self.text}: expected a comparison inside [ ]")
             self.take("]")
+            match pairs:
+                case [("le", ("number", "0"), form), ("lt", _, extent)]:
+                    return ("inside", form, extent)
             result = pairs[0]
             for pair in pairs[1:]:
                 result = ("mul", result, pair)

@@ -14,12 +14,13 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from faltung.graph.equation import Equation, check
-from faltung.graph.errors import DTypeError, ShapeError
+from faltung.graph.errors import DTypeError, EquationError, ShapeError
 from faltung.graph.index import BATCH, Batch, Extent, Shape
 
 DTYPES = ("float32", "float64", "int32", "int64", "bool")
@@ -210,6 +211,12 @@ def leaf(
 
     Raises ShapeError for a negative extent, DTypeError for an unknown dtype.
     """
+    if not isinstance(shape, Iterable):
+        raise ShapeError(f"{name}: the shape must be a sequence of extents, got {shape!r}")
+    try:
+        dtype = str(np.dtype(dtype))
+    except TypeError:
+        raise DTypeError(f"{name}: unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}") from None
     extents: list[Extent] = []
     for axis, e in enumerate(shape):
         if e is None or isinstance(e, Batch):
@@ -220,7 +227,7 @@ def leaf(
             extents.append(int(e))
         else:
             raise ShapeError(f"{name}: extent {e!r} of axis {axis} must be a non-negative integer, or None for the batch")
-    return Tensor(kind, tuple(extents), str(np.dtype(dtype)), name=name, value=value)
+    return Tensor(kind, tuple(extents), dtype, name=name, value=value)
 
 
 def computed(
@@ -240,6 +247,7 @@ def computed(
     operands = tuple(operands)
     shapes = tuple(t.shape for t in operands)
     eqs = tuple(check(eq, shapes) for eq in eqs)
+    _check_complete(eqs)
     dtype = dtype or _result_dtype(operands)
     key = (eqs, operands, dtype)
     found = _interned.get(key)
@@ -248,6 +256,16 @@ def computed(
         found.derivation = derivation
         _interned[key] = found
     return found
+
+
+def _check_complete(eqs: tuple[Equation, ...]) -> None:
+    """Raise EquationError unless the equations together write every element; each writes none twice (equation.check)."""
+    shape = eqs[0].shape
+    total = prod(e for e in shape if not isinstance(e, Batch))
+    written = sum(prod(e for i in eq.free if not isinstance(e := eq.extent[i], Batch)) for eq in eqs)
+    if written != total or any(eq.shape != shape for eq in eqs):
+        left = f"{eqs[0].target}[{','.join(map(str, eqs[0].lhs))}]"
+        raise EquationError(f"{eqs[0]}: {left} writes {written} of {total} elements; a tensor must be written completely")
 
 
 def _result_dtype(operands: Sequence[Tensor]) -> str:

@@ -8,8 +8,8 @@ model fetches a value that somebody else changed, and lends out a value that it 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from faltung.graph.index import Batch
 from faltung.graph.tensor import FLOATS, Tensor
 from faltung.runtime import code, plan, threads
 from faltung.runtime.memory import Arena
+
+if TYPE_CHECKING:
+    from faltung.runtime import profile
 
 Array = np.ndarray[Any, Any]
 
@@ -128,6 +131,58 @@ class Model:
         Raises ShapeError or DTypeError for arguments that do not fit, saying what was expected.
         """
         return self._run(self._arguments(args, named))
+
+    # ---- looking inside ----
+
+    def explain(self, what: str | None = None, **arguments: Any) -> profile.Profile:
+        """Each kernel's equation, schedule, flops, bytes, time and share of this machine's peak, measured now.
+
+        `what` selects kernels by number, name or schedule. Inputs that are not given by name are made up, with
+        `batch=` examples; parameters and states are afterwards what they were. The profile prints as a table.
+        Raises ShapeError or DTypeError for arguments that do not fit, UnknownKernel for a `what` that is nowhere.
+        """
+        from faltung.runtime import profile
+
+        return profile.explain(self, what, arguments)
+
+    def loops(self, what: str | None = None) -> str:
+        """The kernels of a run as pseudo-code; `what` as for `explain`."""
+        from faltung.runtime import profile
+
+        return profile.loops(self.program, what)
+
+    def assembly(self, what: str | None = None) -> str:
+        """The kernels of a run as machine code; `what` as for `explain`."""
+        from faltung.runtime import profile
+
+        return profile.assembly(self.program, what)
+
+    @property
+    def largest(self) -> int:
+        """The largest batch run so far; 0 before the first run and for models without an open batch."""
+        return max(0, self._memory.capacity)
+
+    def measure(self, arguments: Mapping[str, Any], runs: int, before: Callable[[], float]) -> tuple[int, list[tuple[Array, float]]]:
+        """Run the model on arguments by name, each time after calling `before`; parameters and states stay what they are.
+
+        Gives the batch size, and for each run the pool's seconds (threads, kernels, 2: waiting, working) and what
+        `before` gave. Raises ShapeError or DTypeError.
+        """
+        arrays = [self._checked(t, arguments[t.name]) for t in self._inputs]
+        batch, found = self._batch(arrays), []
+        with self._lock:
+            self._bind(arrays, batch)
+            kept = self._memory.kept.view(0, "uint8", self._memory.kept.capacity)
+            saved = kept.copy() if self._updated else kept
+            try:
+                for _ in range(runs):
+                    given = before()
+                    self._bind(arrays, batch)
+                    assert self._memory.main is not None
+                    found.append((threads.pool().measure(self._memory.main, batch), given))
+            finally:
+                kept[:] = saved
+        return batch, found
 
     # ---- arguments ----
 

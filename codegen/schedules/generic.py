@@ -28,6 +28,7 @@ from faltung.codegen.schedules.task import RESULT, Plan, Task, Work
 from faltung.graph.equation import Equation
 from faltung.graph.expr import Access, Apply, Expr as Scalar, Reduce, replace as swap
 from faltung.graph.index import Affine, Batch, Extent, always_inside
+from faltung.graph.recognise import vanishing
 
 PARTS = 16  # of a reduction that is split
 FEW = 16  # parallel units below which a reduction is split
@@ -360,7 +361,7 @@ def _clips(eq: Equation, lane: str | None, layouts: Sequence[Layout]) -> Clips:
     """Bound index → forms that its loop must keep inside [0, extent): those that can be outside, where the term vanishes."""
     reduce = eq.reduce
     found: Clips = {}
-    for a in _vanishing(reduce) if reduce is not None else []:
+    for a in vanishing(reduce) if reduce is not None else []:
         for form, extent in zip(a.index, layouts[a.slot].shape, strict=True):
             inner = [i for i in reduce.indices if form.coefficient(i)] if reduce is not None else []
             follows_lane = lane is not None and form.coefficient(lane)
@@ -368,22 +369,6 @@ def _clips(eq: Equation, lane: str | None, layouts: Sequence[Layout]) -> Clips:
                 entry = found.setdefault(inner[-1], [])
                 if (form, extent) not in entry:
                     entry.append((form, extent))
-    return found
-
-
-def _vanishing(reduce: Reduce) -> list[Access]:
-    """Reads that make the whole term neutral when they are outside."""
-    if reduce.kind != "sum":
-        return [reduce.body] if isinstance(reduce.body, Access) else []
-    found, stack = [], [reduce.body]
-    while stack:
-        e = stack.pop()
-        if isinstance(e, Access):
-            found.append(e)
-        elif isinstance(e, Apply) and e.fn in ("mul", "neg"):
-            stack += e.args
-        elif isinstance(e, Apply) and e.fn == "div":
-            stack.append(e.args[0])
     return found
 
 

@@ -82,8 +82,8 @@ def test_what_is_printed_after_optimisation_reads_back(case: Case) -> None:
         "Y[i] = |X[i]| + √(X[i])",
         "Y[i] = max(X[i], min(X[i], 2))",
         "Y[i] = [X[i] ≤ i]·[X[i] ≠ 2·i+1]",
-        "Y[i] = [0 ≤ i-1 < 3]·X[i]",
-        "Y[i] = [0 ≤ (i-1)/2 < 2]·X[i]",
+        "Y[i] = X[i]·[0 ≤ i-1 < 3]",
+        "Y[i] = X[i]·[0 ≤ (i-1)/2 < 2]",
         "Y[i] = max_{p} X[i+p-1]",
         "Y[i] = argmin_{p} X[i+p-1]·p",
         "Y[i] = (Σ_{p} X[i+p])·(X[i] + 1)",
@@ -105,16 +105,13 @@ def test_text_is_its_own_print(text: str) -> None:
 @given(st.fractions(max_denominator=50) | st.integers() | st.floats(allow_nan=False, allow_infinity=False))
 @settings(max_examples=150, deadline=None)
 def test_numbers_keep_their_value(value: Fraction | int | float) -> None:
-    """A number given as an attribute is the number that is printed: exact numbers exactly, floats to 15 digits."""
+    """A number given as an attribute is the number that is printed; a float is the decimal that Python writes."""
     eq = parse("Y[i] = a*X[i]", [(2,)], attributes={"a": value})
     again = read_back(eq, ((2,),))
     x = leaf("input", (2,), "float64", "x")
     found = [evaluate(computed(e, [x]), {x: [1, 3]}, EXACT).tolist() for e in (eq, again)]
-    assert found[0] == [Fraction(value), 3 * Fraction(value)]
-    if isinstance(value, float):
-        np.testing.assert_allclose([float(v) for v in found[1]], [float(v) for v in found[0]], rtol=2e-15)
-    else:
-        assert found[1] == found[0]
+    exact = Fraction(repr(value)) if isinstance(value, float) else Fraction(value)
+    assert found == [[exact, 3 * exact]] * 2
 
 
 def test_words_and_symbols_mean_the_same() -> None:
@@ -134,18 +131,18 @@ def test_the_open_batch_size_is_a_number_called_n() -> None:
 # ---- errors: text | shapes | further arguments | error | what the message says ----
 
 N3, N33 = [(3,)], [(3, 3)]
-ERRORS: list[tuple[str, list[Shape], dict[str, Any], type[FaltungError], str]] = [
-    ("", [], {}, EquationError, "starts with its target"),
+ERRORS: list[tuple[str, Any, dict[str, Any], type[FaltungError], str]] = [
+    ("", [], {}, EquationError, "left and a right side|starts with its target"),
     ("= X[i]", N3, {}, EquationError, "starts with its target"),
     ("Y = X[i]", N3, {}, EquationError, r"expected \["),
-    ("Y[i] X[i]", N3, {}, EquationError, "expected ="),
-    ("Y[i]", N3, {}, EquationError, "expected =, found 'the end'|expected =, found the end"),
+    ("Y[i] X[i]", N3, {}, EquationError, "right side|expected ="),
+    ("Y[i]", N3, {}, EquationError, "right side|expected ="),
     ("Y[i] =", N3, {}, EquationError, "expected a number, a name or a bracket"),
-    ("X[...]", N3, {}, EquationError, "="),
+    ("X[...]", N3, {}, EquationError, "left|="),
     ("Y[...] = 1", [], {}, EquationError, r"\.\.\."),
-    ("Y[...] = X[...] + Z[...]", N3, {}, EquationError, "2 operands.*1 shapes"),
+    ("Y[...] = X[...] + Z[...]", N3, {}, EquationError, "2 operands.*1 shapes|no shape is given for operand Z"),
     ("Y[...] = X[...] + Z[...]", [(2,), (3,)], {}, ShapeError, "axis 0 is 2 and 3"),
-    ("Y[...] = X[...]", [(1,) * 6], {}, ShapeError, "6 axes; at most 5"),
+    ("Y[...] = X[...]", [(1,) * 6], {}, ShapeError, "6 axes"),
     ("Y[i] = X[j]", N3, {}, EquationError, "unknown index j; the indices here are i"),
     ("Y[i] = X[i] + j", N3, {}, EquationError, "unknown name j"),
     ("Y[i,j] = X[i*j]", N3, {}, EquationError, "affine"),

@@ -1,0 +1,153 @@
+"""What an equation costs: arithmetic, and bytes when each element is moved once.
+
+    flops    one for each scalar function or comparison and each value of its indices, one for each term that a
+             reduction takes in: a product of two reads under a sum counts 2. Functions without indices of their own
+             are counted where they stand. Terms that padding makes zero count as everywhere else; where a read
+             divides, only the points at which it comes out even do.
+    bytes    the distinct elements that are read inside each operand, and those that are written
+
+These are properties of the equation, not of a kernel: what a schedule computes beyond them is its own loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor, gcd, prod
+from typing import Protocol
+
+import numpy as np
+
+from faltung.graph.equation import Equation
+from faltung.graph.expr import Access, Apply, Expr, Reduce
+from faltung.graph.index import Affine, Batch, Extent, Shape
+
+FREE = {"stop"}  # functions that compute nothing
+
+
+class Typed(Protocol):
+    """What counts of an operand: a tensor, say."""
+
+    @property
+    def shape(self) -> Shape: ...
+    @property
+    def dtype(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Arithmetic, and bytes read and written; costs add up."""
+
+    flops: int = 0
+    read: int = 0
+    written: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.read + self.written
+
+    @property
+    def intensity(self) -> float:
+        """Flops for each byte; below a machine's own ratio of the two, memory is what limits."""
+        return self.flops / self.bytes if self.bytes else 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.flops + other.flops, self.read + other.read, self.written + other.written)
+
+
+def cost(eq: Equation, operands: Sequence[Typed], dtype: str, batch: int = 1) -> Cost:
+    """The cost of one equation over operands, its result being of type `dtype`, with `batch` for the open extent."""
+    extents = {name: _closed(e, batch) for name, e in eq.extents}
+    read = sum(
+        _touched(eq.read(slot), [_closed(e, batch) for e in o.shape], extents) * np.dtype(o.dtype).itemsize
+        for slot, o in enumerate(operands)
+    )
+    points = prod(extents[i] for i in eq.free)
+    return Cost(_flops(eq, extents), read, points * np.dtype(dtype).itemsize)
+
+
+def _closed(extent: Extent, batch: int) -> int:
+    return batch if isinstance(extent, Batch) else extent
+
+
+# ---- arithmetic ----
+
+
+def _flops(eq: Equation, extents: Mapping[str, int]) -> int:
+    points = prod(extents[i] for i in eq.free)
+    reduce = eq.reduce
+    if reduce is None:
+        return _functions(eq.expr) * points
+    inner = _functions(reduce.body) + 1
+    terms = points * prod(extents[i] for i in reduce.indices) * _share(reduce.body, extents)
+    return int(inner * terms) + _functions(eq.expr) * points
+
+
+def _functions(expr: Expr) -> int:
+    """Distinct functions in an expression, not counting those under a reduction."""
+    return sum(isinstance(e, Apply) and e.fn not in FREE for e in _outside(expr))
+
+
+def _outside(expr: Expr) -> Iterator[Expr]:
+    seen: set[int] = set()
+    stack = [expr]
+    while stack:
+        e = stack.pop()
+        if id(e) not in seen:
+            seen.add(id(e))
+            yield e
+            if not isinstance(e, Reduce):
+                stack += e.children
+
+
+def _share(body: Expr, extents: Mapping[str, int]) -> Fraction:
+    """The part of all terms at which every factor's divided index forms come out even.
+
+    Exact where these forms share no index, which is so for strided convolutions.
+    """
+    forms: dict[Affine, None] = {}
+    stack = [body]
+    while stack:
+        e = stack.pop()
+        if isinstance(e, Access):
+            forms |= dict.fromkeys(f for f in e.index if f.den > 1)
+        elif isinstance(e, Apply) and e.fn in ("mul", "neg"):
+            stack += e.args
+    return prod((_even(f, extents) for f in forms), start=Fraction(1))
+
+
+def _even(form: Affine, extents: Mapping[str, int]) -> Fraction:
+    """The part of all values of its indices at which the form is an integer, by counting remainders."""
+    counts = [0] * form.den
+    counts[form.const % form.den] = 1
+    for name, c in form.terms:
+        full, rest = divmod(extents[name], form.den)
+        steps = [full + (k < rest) for k in range(form.den)]
+        before, counts = counts, [0] * form.den
+        for remainder, n in enumerate(before):
+            for k, times in enumerate(steps):
+                counts[(remainder + c * k) % form.den] += n * times
+    total = prod(extents[name] for name, _ in form.terms)
+    return Fraction(counts[0], total) if total else Fraction(0)
+
+
+# ---- memory ----
+
+
+def _touched(reads: Sequence[Access], shape: Sequence[int], extents: Mapping[str, int]) -> int:
+    """Distinct elements of an operand that its reads reach; exact but for windows that leave irregular gaps."""
+    total = sum(prod(_values(f, e, extents) for f, e in zip(a.index, shape, strict=True)) for a in reads)
+    return min(total, prod(shape))
+
+
+def _values(form: Affine, extent: int, extents: Mapping[str, int]) -> int:
+    """At most how many values the form has inside [0, extent): those of the progression it runs through."""
+    low, high = form.range(extents)
+    if low > high or any(not extents[n] for n in form.names):
+        return 0
+    step = gcd(*(c for _, c in form.terms)) / form.den if form.terms else 1
+    step = max(step, 1)
+    first = low + ceil(max(0.0, -low) / step) * step
+    inside = floor((min(high, extent - 1) - first) / step) + 1
+    return max(0, min(inside, prod(extents[n] for n in form.names)))

@@ -1,0 +1,269 @@
+"""The schedule for dense contractions: convolutions, their gradients and matrix products, equal to their equations.
+
+Small whole numbers make float sums exact, so that `==` holds; over the integers modulo a prime the values may be large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from faltung.codegen import show
+from faltung.codegen.layout import blocked, plain
+from faltung.codegen.program import Program, lower
+from faltung.codegen.schedules.contraction import PARTS, contraction
+from faltung.codegen.schedules.task import Plan, Task
+from faltung.codegen.schedules.tile import fit, lane_axes, weights_layout
+from faltung.codegen.target import Target, named
+from faltung.graph import dsl
+from faltung.graph.evaluate import EXACT, FLOAT, evaluate
+from faltung.graph.grad import grad
+from faltung.graph.index import BATCH, Batch
+from faltung.graph.pipeline import optimise
+from faltung.graph.tensor import Tensor, topological
+from tests.check import Array, integers, sized
+from tests.codegen.kernels import RUNNABLE, RUNNABLE_IDS, compute, residues, run_program
+
+CONVOLUTIONS = {3: dsl.conv1d, 4: dsl.conv2d, 5: dsl.conv3d}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A convolution (or `linear` for matrices) with its gradients; `used` says how many of these are contractions."""
+
+    image: tuple[int, ...]  # channels, extents
+    kernel: tuple[int, ...]  # out-channels, taps
+    batch: int | None = None  # None: open
+    options: dict[str, Any] = field(default_factory=dict)
+    used: int = 3
+
+    def outputs(self, dtype: str, activation: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+        """The result, its gradients, and the inputs."""
+        x = dsl.input("x", (self.batch, *self.image), dtype)
+        k = dsl.input("k", (self.kernel[0], self.image[0], *self.kernel[1:]), dtype)
+        b = dsl.input("b", (self.kernel[0],), dtype)
+        if len(self.image) > 1:
+            y = CONVOLUTIONS[x.rank](x, k, b, **self.options)
+        else:
+            y = dsl.linear(x, k, b)
+        c = dsl.input("c", tuple(None if isinstance(e, Batch) else e for e in y.shape), dtype)
+        found = [dsl.relu(y) if activation else y, *grad(y, [x, k, b], c)]
+        return optimise(found), [x, k, b, c]
+
+
+CASES = {
+    "3x3": Case((5, 7, 9), (17, 3, 3), options={"padding": 1}),
+    "3x3, two blocks": Case((17, 5, 6), (36, 3, 3), options={"padding": 1}),
+    "one channel": Case((1, 8, 7), (8, 3, 3), options={"padding": 1}, used=2),
+    "one pixel": Case((8, 1, 1), (16, 1, 1)),
+    "1x1": Case((19, 3, 5), (21, 1, 1)),
+    "1x1 stride 2": Case((8, 5, 7), (12, 1, 1), options={"stride": 2}),
+    "stride 2": Case((9, 8, 7), (11, 3, 3), options={"stride": 2, "padding": 1}),
+    "stride 3 kernel 2": Case((6, 8, 9), (5, 2, 2), options={"stride": 3}),
+    "dilation": Case((5, 9, 8), (7, 3, 2), options={"dilation": (2, 3), "padding": 2}),
+    "dilation and stride": Case((4, 9, 11), (6, 3, 3), options={"dilation": 2, "stride": 2, "padding": 3}),
+    "much padding": Case((4, 3, 2), (5, 2, 2), options={"padding": 3}),
+    "5x5 no padding": Case((4, 6, 5), (8, 5, 5)),
+    "fixed batch": Case((5, 6, 6), (9, 3, 3), batch=3, options={"padding": 1}),
+    "batch of one": Case((16, 4, 4), (16, 3, 3), batch=1, options={"padding": 1}),
+    "1-D": Case((6, 19), (10, 4), options={"stride": 2, "padding": 2}),
+    "3-D": Case((4, 3, 4, 5), (6, 2, 3, 3), options={"padding": 1}),
+    "linear": Case((37,), (24,)),
+    "linear to few": Case((18,), (5,)),
+}
+cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+targets = pytest.mark.parametrize("target", RUNNABLE, ids=RUNNABLE_IDS)
+
+
+def values(inputs: Sequence[Tensor], batch: int, reach: int = 3) -> dict[Tensor, Array]:
+    return {t: integers(sized(t.shape, batch), n, -reach, reach) for n, t in enumerate(inputs)}
+
+
+def check(outputs: list[Tensor], feed: dict[Tensor, Array], target: Target, batch: int, machine: str, exact: bool) -> Program:
+    program = lower(outputs, {}, target, exact)
+    bench = run_program(program, feed, batch, machine, exact)
+    expected = evaluate(outputs, feed, EXACT if exact else FLOAT)
+    for t, number, value in zip(outputs, program.outputs, expected, strict=True):
+        want = residues(value, t.dtype) if exact else value
+        assert np.array_equal(bench.read(number), want), f"{t.equations}"
+    return program
+
+
+def contractions(program: Program) -> int:
+    """Tensors that the schedule has taken."""
+    return len({s.tensor for s in program.steps if s.schedule.startswith("contraction")})
+
+
+@cases
+@targets
+def test_as_machine_code(case: Case, target: Target) -> None:
+    outputs, inputs = case.outputs("float32", activation=True)
+    for batch in (case.batch,) if case.batch else (3, 1, 0):
+        program = check(outputs, values(inputs, batch), target, batch, "code", False)
+    if target.name == "avx2":
+        assert contractions(program) >= case.used, [(str(s.equation), s.schedule, s.refused) for s in program.steps]
+
+
+@cases
+def test_in_double_precision(case: Case) -> None:
+    outputs, inputs = case.outputs("float64")
+    batch = case.batch or 2
+    check(outputs, values(inputs, batch), RUNNABLE[0], batch, "code", False)
+
+
+@cases
+def test_modulo_a_prime(case: Case) -> None:
+    """The same schedule over residues, with values whose products are far beyond what a float could hold."""
+    outputs, inputs = case.outputs("float32")
+    batch = case.batch or 2
+    program = check(outputs, values(inputs, batch, 1_000_000), RUNNABLE[0], batch, "code", True)
+    assert contractions(program) >= min(case.used, 2)
+
+
+@pytest.mark.parametrize("name", ["one channel", "stride 2", "dilation", "batch of one", "1-D", "linear to few"])
+@pytest.mark.parametrize("elem", ["float32", "exact"])
+def test_every_access_in_the_interpreter(name: str, elem: str) -> None:
+    outputs, inputs = CASES[name].outputs("float32")
+    batch = CASES[name].batch or 1
+    check(outputs, values(inputs, batch), named("avx2"), batch, "interpreter", elem == "exact")
+
+
+@targets
+@pytest.mark.parametrize("batch", [1, PARTS - 1, PARTS, PARTS + 1, 2 * PARTS + 3])
+def test_weight_gradients_of_any_number_of_images(batch: int, target: Target) -> None:
+    """Images are reduced in a fixed number of parts, some of them empty."""
+    outputs, inputs = Case((5, 4, 5), (17, 3, 3), options={"padding": 1}).outputs("float32")
+    program = check(outputs, values(inputs, batch), target, batch, "code", False)
+    parts = [s for s in program.steps if s.schedule.startswith("contraction, parts of the batch")]
+    assert len(parts) == 1
+
+
+@targets
+@pytest.mark.parametrize("batch", [0, 1, 2, 5, 16, 29, 67])
+def test_matrices_with_an_open_number_of_rows(batch: int, target: Target) -> None:
+    """Rows are walked in chunks: full tiles, then smaller and smaller ones."""
+    outputs, inputs = Case((19,), (33,)).outputs("float32")
+    check(outputs, values(inputs, batch), target, batch, "code", False)
+
+
+def test_the_same_bits_for_a_batch_and_for_its_images() -> None:
+    """Each image's convolution is summed in one order, whatever else is in the batch."""
+    (y, *_), (x, k, b, _) = CASES["3x3, two blocks"].outputs("float32")
+    random = np.random.default_rng(1)
+    feed = {t: random.normal(size=sized(t.shape, 5)) for t in (x, k, b)}
+    program = lower([y], {}, RUNNABLE[0])
+    together = run_program(program, feed, 5, "code").read(program.outputs[0])
+    for n in range(5):
+        alone = run_program(program, feed | {x: feed[x][n : n + 1]}, 1, "code").read(program.outputs[0])
+        assert alone.tobytes() == together[n : n + 1].tobytes()
+
+
+def test_single_precision_stays_near_double() -> None:
+    (y, gx, gk, _), inputs = Case((32, 9, 9), (32, 3, 3), options={"padding": 1}).outputs("float32")
+    random = np.random.default_rng(2)
+    feed = {t: random.normal(size=sized(t.shape, 4)).astype(np.float32).astype(np.float64) for t in inputs}
+    program = lower([y, gx, gk], {}, RUNNABLE[0])
+    bench = run_program(program, feed, 4, "code")
+    for number, want in zip(program.outputs, evaluate([y, gx, gk], feed), strict=True):
+        error = np.linalg.norm(bench.read(number) - want) / np.linalg.norm(want)
+        assert error <= 1e-6
+
+
+# ---- when it applies ----
+
+
+def product_task(dtype: str = "float32", result_block: int = 8, weight_block: int = 8, halo: int = 1) -> Task:
+    x, k = dsl.input("x", (None, 3, 6, 6), dtype), dsl.input("k", (16, 3, 3, 3), dtype)
+    (y,) = optimise([dsl.conv2d(x, k, padding=1)])
+    operands = []
+    for t in y.operands:
+        if t is x:
+            operands.append(plain(t.shape, ((0, 0), (0, 0), (halo, halo), (halo, halo))))
+        else:
+            operands.append(blocked(t.shape, {0: weight_block}, [0, 2, 3, 1]) if weight_block > 1 else plain(t.shape))
+    result = blocked(y.shape, {1: result_block}) if result_block > 1 else plain(y.shape)
+    return Task(y.equations[0], tuple(operands), (dtype, dtype), result, dtype, named("avx2"))
+
+
+def test_it_says_why_it_does_not_apply() -> None:
+    def reason(task: Task) -> str:
+        found = contraction(task)
+        assert isinstance(found, str)
+        return found
+
+    assert isinstance(contraction(product_task()), Plan)
+    assert "result is not in blocks of 8" in reason(product_task(result_block=1))
+    assert "result is not in blocks of 8" in reason(product_task(result_block=4))
+    assert "operand 1 is not in blocks of 8" in reason(product_task(weight_block=1))
+    assert "has no halo" in reason(product_task(halo=0))
+    assert "not floats of one type" in reason(replace(product_task(), dtypes=("float64", "float32")))
+    x = dsl.input("x", (None, 3, 6, 6))
+    for y in (dsl.relu(x), dsl.max_pool2d(x, 2), dsl.sum(x, 1)):
+        task = Task(y.equations[0], (plain(x.shape),), ("float32",), plain(y.shape), "float32", named("avx2"))
+        assert "no contraction" in reason(task)
+
+
+def test_tiles_fit_into_the_registers() -> None:
+    for target in (named(n) for n in ("avx512", "avx2", "baseline", "neon")):
+        lanes = target.lanes("f32")
+        for case in CASES.values():
+            outputs, _ = case.outputs("float32")
+            program = lower(outputs, {}, target)
+            for step in (s for s in program.steps if s.schedule.startswith("contraction")):
+                sizes = step.schedule.rsplit("tile ", 1)[1].split("×")
+                *points, vectors = [int(n) for n in sizes]
+                assert np.prod(points) * vectors + vectors < target.registers, (target.name, step.schedule, lanes)
+
+
+def test_weights_lie_as_they_are_streamed() -> None:
+    x, k = dsl.input("x", (None, 3, 6, 6)), dsl.input("k", (20, 3, 5, 5))
+    (y,) = optimise([dsl.conv2d(x, k, padding=2)])
+    eq = y.equations[0]
+    c, f, here, there = next(o for o in lane_axes(eq) if o[2] == 1)
+    assert (f, here, there) == ("f", 1, 0)
+    layout = weights_layout(eq, c, there, k.shape, 16)
+    assert layout.order == ((0, 0), (2, 0), (3, 0), (1, 0), (0, 1))  # blocks of f, taps, channels, lanes
+    assert layout.size == (32 * 3 * 25, 0)
+    assert weights_layout(eq, c, 1, (BATCH, 32, 4, 4), 16).order[0] == (0, 0)  # an open batch stays outermost
+
+
+def test_the_form_is_what_its_roles_say() -> None:
+    form = fit(product_task())
+    assert not isinstance(form, str)
+    assert form.lane == "f" and set(form.roles.reduced) == {"c", "p", "q"} and set(form.roles.rows) == {"n", "i", "j"}
+    assert all(name in form.roles.rows for name, _ in form.tile)
+
+
+def test_the_loops_read_as_the_docstring_says() -> None:
+    plan = contraction(product_task())
+    assert isinstance(plan, Plan)
+    text = show.text(plan.works[0].kernel)
+    assert "parallel t in 0..N*" in text and "X" in text and "K" in text
+    inner = text[text.rindex("for ") :]
+    assert "if" not in inner  # the reduction has no conditions: the halo answers
+
+
+def test_without_the_program_too() -> None:
+    """A task alone, in blocks by hand: the kernels are the schedule's, with no copy to help."""
+    for target in RUNNABLE:
+        lanes = target.lanes("f32")
+        x, k = dsl.input("x", (None, 2 * lanes, 5, 7)), dsl.input("k", (lanes, 2 * lanes, 3, 3))
+        (y,) = optimise([dsl.conv2d(x, k, padding=1)])
+        padded = ((0, 0), (0, 0), (1, 1), (1, 1))
+        for image in (plain(x.shape, padded), blocked(x.shape, {1: lanes}, halo=padded)):
+            layouts = [image if t is x else blocked(t.shape, {0: lanes}, [0, 2, 3, 1]) for t in y.operands]
+            feed = values([x, k], 2)
+            result = blocked(y.shape, {1: lanes})
+            got, want, names = compute(y, feed, layouts, result, contraction, target, 2, machine="code")
+            assert np.array_equal(got, want) and names[0].startswith("contraction")
+
+
+def test_all_inputs_of_a_program_are_leaves() -> None:
+    outputs, inputs = CASES["3x3"].outputs("float32")
+    program = lower(outputs, {}, named("avx2"))
+    assert program.inputs == inputs
+    assert [t for t in topological(outputs) if t.kind == "input" and t not in inputs] == []
