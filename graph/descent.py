@@ -17,6 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 
@@ -179,8 +180,8 @@ class Adam(Optimiser):
         leaves.state("S", "square")
         leaves.scalar("η", "step_size")
         leaves.scalar("σ", "scale")
-        leaves.assign("M", f"Mʹ[...] = β*M[...] + α*{gradient}", {"β": first, "α": 1 - first, "λ": decay})
-        leaves.assign("S", f"Sʹ[...] = β*S[...] + α*{gradient}*{gradient}", {"β": second, "α": 1 - second, "λ": decay})
+        leaves.assign("M", f"Mʹ[...] = β*M[...] + α*{gradient}", {"β": first, "α": 1 - Fraction(repr(first)), "λ": decay})
+        leaves.assign("S", f"Sʹ[...] = β*S[...] + α*{gradient}*{gradient}", {"β": second, "α": 1 - Fraction(repr(second)), "λ": decay})
         leaves.assign("P", f"Pʹ[...] = {start} - η[]*Mʹ[...]/(√(Sʹ[...])/σ[] + ε)", {"ε": float(self.eps)})
 
     def scalars(self, step: int, lr: float) -> dict[str, float]:

@@ -18,7 +18,19 @@ from typing import cast
 
 from faltung.graph.equation import Equation, make, used_indices
 from faltung.graph.expr import (
-    NEUTRAL, ZERO, Access, Const, Expr, Inside, Reduce, Value, const, reindex, replace as swap, rewrite, walk,
+    NEUTRAL,
+    ZERO,
+    Access,
+    Const,
+    Expr,
+    Inside,
+    Reduce,
+    Value,
+    const,
+    reindex,
+    replace as swap,
+    rewrite,
+    walk,
 )  # fmt: skip
 from faltung.graph.index import Affine, Batch
 from faltung.graph.recognise import vanishing

@@ -26,7 +26,7 @@ from faltung.codegen.loops import Expr, Int, Reg
 from faltung.codegen.lower import Lowering, Memory, follows, neutral_of, scalar_places
 from faltung.codegen.schedules.task import RESULT, Plan, Task, Work
 from faltung.graph.equation import Equation
-from faltung.graph.expr import Access, Apply, Expr as Scalar, Reduce, replace as swap
+from faltung.graph.expr import Access, Expr as Scalar, Reduce, replace as swap
 from faltung.graph.index import Affine, Batch, Extent, always_inside
 from faltung.graph.recognise import vanishing
 

@@ -119,6 +119,9 @@ def _unroll(points: int, vectors: int) -> int:
 def _tiles(task: Task, c: Contraction, most: int) -> Iterator[tuple[tuple[str, int], ...]]:
     """Candidate tiles of at most `most` points over up to three row indices."""
     rows = [r for r in reversed(c.rows) if step(task, c, r) is not None]
+    near = [r for r in rows if not isinstance(task.equation.extent[r], Batch)]
+    if prod(fixed(task.equation.extent[r]) for r in near) >= 8:
+        rows = near  # rows of different images are far apart: only for matrices, whose rows are images
 
     def sizes(r: str, room: int) -> list[int]:
         e = task.equation.extent[r]

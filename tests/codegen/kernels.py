@@ -182,8 +182,13 @@ class Bench:
             in_parts(run, step.kernel, [self.arrays[b] for b in step.buffers], self.batch)
 
 
+def code_of(program: Program) -> Run:
+    """The program's kernels as machine code."""
+    return compiled([s.kernel for s in (*program.prepare, *program.steps)], program.target)
+
+
 def run_program(
-    program: Program, feed: Mapping[Tensor, Array], batch: int, machine: str = "interpreter", exact: bool = False
+    program: Program, feed: Mapping[Tensor, Array], batch: int, run: Run = interpreted, exact: bool = False
 ) -> Bench:
     """The program run once on the values of `feed`, and on what its other leaves hold."""
     bench = Bench(program, batch, exact)
@@ -191,7 +196,5 @@ def run_program(
         if t.is_leaf:
             value = np.asarray(feed[t] if t in feed else t.read())
             bench.write(t, residues(value, t.dtype) if exact else value)
-    steps = [*program.prepare, *program.steps]
-    run = interpreted if machine == "interpreter" else compiled([s.kernel for s in steps], program.target)
-    bench.run(steps, run)
+    bench.run([*program.prepare, *program.steps], run)
     return bench

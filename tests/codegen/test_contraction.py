@@ -20,13 +20,13 @@ from faltung.codegen.schedules.task import Plan, Task
 from faltung.codegen.schedules.tile import fit, lane_axes, weights_layout
 from faltung.codegen.target import Target, named
 from faltung.graph import dsl
-from faltung.graph.evaluate import EXACT, FLOAT, evaluate
+from faltung.graph.evaluate import evaluate
 from faltung.graph.grad import grad
 from faltung.graph.index import BATCH, Batch
 from faltung.graph.pipeline import optimise
 from faltung.graph.tensor import Tensor, topological
 from tests.check import Array, integers, sized
-from tests.codegen.kernels import RUNNABLE, RUNNABLE_IDS, compute, residues, run_program
+from tests.codegen.kernels import RUNNABLE, RUNNABLE_IDS, code_of, compute, interpreted, residues, run_program
 
 CONVOLUTIONS = {3: dsl.conv1d, 4: dsl.conv2d, 5: dsl.conv3d}
 
@@ -83,13 +83,19 @@ def values(inputs: Sequence[Tensor], batch: int, reach: int = 3) -> dict[Tensor,
     return {t: integers(sized(t.shape, batch), n, -reach, reach) for n, t in enumerate(inputs)}
 
 
-def check(outputs: list[Tensor], feed: dict[Tensor, Array], target: Target, batch: int, machine: str, exact: bool) -> Program:
+def check(
+    outputs: list[Tensor], inputs: list[Tensor], target: Target, batches: Sequence[int], *, interpreter: bool = False, exact: bool = False
+) -> Program:
+    """All outputs at these batch sizes, by one program."""
     program = lower(outputs, {}, target, exact)
-    bench = run_program(program, feed, batch, machine, exact)
-    expected = evaluate(outputs, feed, EXACT if exact else FLOAT)
-    for t, number, value in zip(outputs, program.outputs, expected, strict=True):
-        want = residues(value, t.dtype) if exact else value
-        assert np.array_equal(bench.read(number), want), f"{t.equations}"
+    run = interpreted if interpreter else code_of(program)
+    for batch in batches:
+        # sums of products of these are whole numbers below 2**53: float64 holds them, a residue does not
+        feed = values(inputs, batch, 10_000 if exact else 3)
+        bench = run_program(program, feed, batch, run, exact)
+        for t, number, value in zip(outputs, program.outputs, evaluate(outputs, feed), strict=True):
+            want = residues(value, t.dtype) if exact else value
+            assert np.array_equal(bench.read(number), want), (batch, t.equations)
     return program
 
 
@@ -102,8 +108,7 @@ def contractions(program: Program) -> int:
 @targets
 def test_as_machine_code(case: Case, target: Target) -> None:
     outputs, inputs = case.outputs("float32", activation=True)
-    for batch in (case.batch,) if case.batch else (3, 1, 0):
-        program = check(outputs, values(inputs, batch), target, batch, "code", False)
+    program = check(outputs, inputs, target, [case.batch] if case.batch else [3, 1, 0])
     if target.name == "avx2":
         assert contractions(program) >= case.used, [(str(s.equation), s.schedule, s.refused) for s in program.steps]
 
@@ -111,16 +116,14 @@ def test_as_machine_code(case: Case, target: Target) -> None:
 @cases
 def test_in_double_precision(case: Case) -> None:
     outputs, inputs = case.outputs("float64")
-    batch = case.batch or 2
-    check(outputs, values(inputs, batch), RUNNABLE[0], batch, "code", False)
+    check(outputs, inputs, RUNNABLE[0], [case.batch or 2])
 
 
 @cases
 def test_modulo_a_prime(case: Case) -> None:
-    """The same schedule over residues, with values whose products are far beyond what a float could hold."""
+    """The same schedule over residues, with values whose sums are beyond what float32 could hold."""
     outputs, inputs = case.outputs("float32")
-    batch = case.batch or 2
-    program = check(outputs, values(inputs, batch, 1_000_000), RUNNABLE[0], batch, "code", True)
+    program = check(outputs, inputs, RUNNABLE[0], [case.batch or 2], exact=True)
     assert contractions(program) >= min(case.used, 2)
 
 
@@ -128,26 +131,23 @@ def test_modulo_a_prime(case: Case) -> None:
 @pytest.mark.parametrize("elem", ["float32", "exact"])
 def test_every_access_in_the_interpreter(name: str, elem: str) -> None:
     outputs, inputs = CASES[name].outputs("float32")
-    batch = CASES[name].batch or 1
-    check(outputs, values(inputs, batch), named("avx2"), batch, "interpreter", elem == "exact")
+    check(outputs, inputs, named("avx2"), [CASES[name].batch or 1], interpreter=True, exact=elem == "exact")
 
 
 @targets
-@pytest.mark.parametrize("batch", [1, PARTS - 1, PARTS, PARTS + 1, 2 * PARTS + 3])
-def test_weight_gradients_of_any_number_of_images(batch: int, target: Target) -> None:
+def test_weight_gradients_of_any_number_of_images(target: Target) -> None:
     """Images are reduced in a fixed number of parts, some of them empty."""
     outputs, inputs = Case((5, 4, 5), (17, 3, 3), options={"padding": 1}).outputs("float32")
-    program = check(outputs, values(inputs, batch), target, batch, "code", False)
+    program = check(outputs, inputs, target, [1, PARTS - 1, PARTS, PARTS + 1, 2 * PARTS + 3])
     parts = [s for s in program.steps if s.schedule.startswith("contraction, parts of the batch")]
     assert len(parts) == 1
 
 
 @targets
-@pytest.mark.parametrize("batch", [0, 1, 2, 5, 16, 29, 67])
-def test_matrices_with_an_open_number_of_rows(batch: int, target: Target) -> None:
+def test_matrices_with_an_open_number_of_rows(target: Target) -> None:
     """Rows are walked in chunks: full tiles, then smaller and smaller ones."""
     outputs, inputs = Case((19,), (33,)).outputs("float32")
-    check(outputs, values(inputs, batch), target, batch, "code", False)
+    check(outputs, inputs, target, [0, 1, 2, 5, 16, 29, 67])
 
 
 def test_the_same_bits_for_a_batch_and_for_its_images() -> None:
@@ -156,9 +156,10 @@ def test_the_same_bits_for_a_batch_and_for_its_images() -> None:
     random = np.random.default_rng(1)
     feed = {t: random.normal(size=sized(t.shape, 5)) for t in (x, k, b)}
     program = lower([y], {}, RUNNABLE[0])
-    together = run_program(program, feed, 5, "code").read(program.outputs[0])
+    run = code_of(program)
+    together = run_program(program, feed, 5, run).read(program.outputs[0])
     for n in range(5):
-        alone = run_program(program, feed | {x: feed[x][n : n + 1]}, 1, "code").read(program.outputs[0])
+        alone = run_program(program, feed | {x: feed[x][n : n + 1]}, 1, run).read(program.outputs[0])
         assert alone.tobytes() == together[n : n + 1].tobytes()
 
 
@@ -167,7 +168,7 @@ def test_single_precision_stays_near_double() -> None:
     random = np.random.default_rng(2)
     feed = {t: random.normal(size=sized(t.shape, 4)).astype(np.float32).astype(np.float64) for t in inputs}
     program = lower([y, gx, gk], {}, RUNNABLE[0])
-    bench = run_program(program, feed, 4, "code")
+    bench = run_program(program, feed, 4, code_of(program))
     for number, want in zip(program.outputs, evaluate([y, gx, gk], feed), strict=True):
         error = np.linalg.norm(bench.read(number) - want) / np.linalg.norm(want)
         assert error <= 1e-6
