@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import cast
 
 from faltung.graph import functions, recognise
 from faltung.graph.equation import Equation, make, used_indices
@@ -98,7 +97,7 @@ def _one(output: Tensor, eq: Equation, access: Access, cotangent: Tensor) -> Der
     local = _partial(output, eq, access, scope)
     if local is ZERO:
         return None
-    y_bar = cast(Expr, Access(scope.slot(cotangent, bar(eq.target)), eq.lhs))
+    y_bar = Access(scope.slot(cotangent, bar(eq.target)), eq.lhs)
     term = _times(y_bar, local)
     shape = output.operands[access.slot].shape
     indices = list(eq.free) + [i for i in eq.bound if i in used_indices(term) or i in used_indices(access)]
@@ -131,7 +130,7 @@ def _partial(output: Tensor, eq: Equation, access: Access, scope: _Scope) -> Exp
     nested = reduction(outer)
     if nested is not None:  # the derivative needs the reduced value itself: an equation of its own
         value = computed(make(eq.free, nested, eq.extent, target="R", operands=eq.operands), output.operands, op="reduce")
-        outer = replace(outer, nested, cast(Expr, Access(scope.slot(value, "R"), tuple(Affine.of(i) for i in eq.free))))
+        outer = replace(outer, nested, Access(scope.slot(value, "R"), tuple(Affine.of(i) for i in eq.free)))
     return outer
 
 
@@ -141,12 +140,12 @@ def _inner(output: Tensor, eq: Equation, reduce: Reduce, access: Access, scope: 
         return body
     if reduce.kind in ("max", "min"):
         chosen = computed(
-            make(eq.free, cast(Expr, Reduce("arg" + reduce.kind, reduce.indices, reduce.body)), eq.extent,
+            make(eq.free, Reduce("arg" + reduce.kind, reduce.indices, reduce.body), eq.extent,
                  target="A", operands=eq.operands),
             output.operands, dtype="int32", op="arg" + reduce.kind,
         )  # fmt: skip
-        at = cast(Expr, Access(scope.slot(chosen, "A"), tuple(Affine.of(i) for i in eq.free)))
-        return _times(apply("eq", at, cast(Expr, Value(position(reduce.indices, eq.extent)))), body)
+        at = Access(scope.slot(chosen, "A"), tuple(Affine.of(i) for i in eq.free))
+        return _times(apply("eq", at, Value(position(reduce.indices, eq.extent))), body)
     if reduce.kind in ("argmax", "argmin"):
         return ZERO
     raise UnsupportedOp(f"{eq}: a {reduce.kind} reduction has no derivative")
@@ -169,7 +168,7 @@ def _forward_value(output: Tensor, eq: Equation, scope: _Scope) -> Callable[[Exp
 
     def value(e: Expr) -> Expr:
         if e is eq.expr and isinstance(e, Apply) and e.fn not in ("add", "sub", "mul", "neg"):
-            return cast(Expr, Access(scope.slot(output, eq.target), eq.lhs))
+            return Access(scope.slot(output, eq.target), eq.lhs)
         return e
 
     return value
@@ -254,7 +253,7 @@ def _solve(
         pivot = _pivot(now, remaining, eq)
         if pivot is None:
             if not always_inside(now - u, 1, extents):
-                guards.append(cast(Expr, Inside(now - u, 1)))
+                guards.append(Inside(now - u, 1))
                 texts.append(f"{form} = {u} holds only where {now - u} = 0")
             continue
         # now = (c·pivot + rest)/den = u   →   pivot = (den·u − rest)/c
@@ -270,7 +269,7 @@ def _solve(
     for n, v in values.items():
         extent = extents[n]
         if not always_inside(v, extent, extents) and (_fragile(term) or not _covered(term, v, extent, tensors)):
-            guards.append(cast(Expr, Inside(v, extent)))
+            guards.append(Inside(v, extent))
     for guard in guards:
         term = _times(guard, term)
     return _Solved(term, remaining, free, lhs, extents)
@@ -317,14 +316,14 @@ def _build(eq: Equation, s: _Solved, shape: tuple[Extent, ...], target: str, nam
     idle = [i for i in s.remaining if i not in kept]  # summing a constant over an index multiplies by its extent
     bound = tuple(i for i in s.remaining if i in kept)
     fixed = prod(e for i in idle if not isinstance(e := s.extents[i], Batch))
-    expr = cast(Expr, Reduce("sum", bound, term)) if bound else term
+    expr = Reduce("sum", bound, term) if bound else term
     if bound:
         expr = _outside(term, bound)
     if fixed != 1:
-        expr = _times(cast(Expr, Const(fixed)), expr)
+        expr = _times(Const(fixed), expr)
     for i in idle:
         if isinstance(s.extents[i], Batch):
-            expr = _times(cast(Expr, Size(s.extents[i])), expr)
+            expr = _times(Size(s.extents[i]), expr)
     return make(tuple(s.free), expr, s.extents, lhs=tuple(s.lhs), shape=shape, target=target, operands=names)
 
 
@@ -347,7 +346,7 @@ def _outside(term: Expr, bound: tuple[str, ...]) -> Expr:
             inner = _times(inner, e)
         else:
             outer = _times(outer, e)
-    expr = cast(Expr, Reduce("sum", bound, inner))
+    expr = Reduce("sum", bound, inner)
     expr = _times(outer, expr)
     for d in divide:
         expr = apply("div", expr, d)

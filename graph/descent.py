@@ -76,7 +76,7 @@ class _Leaves:
             self.update.scalars[name] = leaf("input", (), self.parameter.dtype, name)
         self.known[letter] = self.update.scalars[name]
 
-    def assign(self, letter: str, text: str, numbers: Mapping[str, float]) -> None:
+    def assign(self, letter: str, text: str, numbers: Mapping[str, float | Fraction]) -> None:
         """The leaf read as `letter` becomes what `text` says; later equations read that as `letterʹ`."""
         names = operand_names(text)
         new = apply(row("update", " ".join(names), text), [self.known[n] for n in names], attributes=numbers)

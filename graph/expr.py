@@ -19,7 +19,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any
 
 from faltung.graph.index import Affine, Extent
 
@@ -112,7 +112,7 @@ class Apply(Expr):
         return self.args
 
     def rebuild(self, children: tuple[Expr, ...]) -> Expr:
-        return cast(Expr, Apply(self.fn, children))
+        return Apply(self.fn, children)
 
 
 class Reduce(Expr):
@@ -128,7 +128,7 @@ class Reduce(Expr):
         return (self.body,)
 
     def rebuild(self, children: tuple[Expr, ...]) -> Expr:
-        return cast(Expr, Reduce(self.kind, self.indices, children[0]))
+        return Reduce(self.kind, self.indices, children[0])
 
 
 #              kind      neutral element (what a read outside gives)
@@ -199,16 +199,16 @@ def reindex(expr: Expr, values: Mapping[str, Affine]) -> Expr:
 
     def change(e: Expr) -> Expr | None:
         if isinstance(e, Access):
-            return cast(Expr, Access(e.slot, tuple(a.substitute(values) for a in e.index)))
+            return Access(e.slot, tuple(a.substitute(values) for a in e.index))
         if isinstance(e, Value):
-            return cast(Expr, Value(e.form.substitute(values)))
+            return Value(e.form.substitute(values))
         if isinstance(e, Inside):
-            return cast(Expr, Inside(e.form.substitute(values), e.extent))
+            return Inside(e.form.substitute(values), e.extent)
         if isinstance(e, Reduce) and any(i in values for i in e.indices):
             names: list[str] = []
             for i in e.indices:  # a bound index replaced by a form over other names binds those names
                 names += values[i].names if i in values else (i,)
-            return cast(Expr, Reduce(e.kind, tuple(dict.fromkeys(names)), e.body))
+            return Reduce(e.kind, tuple(dict.fromkeys(names)), e.body)
         return None
 
     return rewrite(expr, change)
@@ -225,7 +225,7 @@ def const(value: Number) -> Expr:
         value = Fraction(repr(value))
     if isinstance(value, Fraction) and value.denominator == 1:
         value = value.numerator
-    return cast(Expr, Const(value))
+    return Const(value)
 
 
 def apply(fn: str, *args: Expr) -> Expr:
@@ -238,7 +238,7 @@ def apply(fn: str, *args: Expr) -> Expr:
     a, b = (args + (ZERO, ZERO))[:2]
     form = _affine(fn, a, b)
     if form is not None:
-        return cast(Expr, Value(form))
+        return Value(form)
     match fn:
         case "add" if a is ZERO:
             return b
@@ -283,7 +283,7 @@ def apply(fn: str, *args: Expr) -> Expr:
             return apply(fn, apply(fn, a, b.args[0]), b.args[1])
         case "sub" if isinstance(b, Apply) and b.fn == "neg":
             return apply("add", a, b.args[0])
-    return cast(Expr, Apply(fn, args))
+    return Apply(fn, args)
 
 
 BRACKETS = ("lt", "le", "gt", "ge", "eq", "ne")

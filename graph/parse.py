@@ -210,11 +210,11 @@ def _build(
                 return const(number(node))
             case ("name", str(name)):
                 if name in indices:
-                    return cast(Expr, Value(Affine.of(name)))
+                    return Value(Affine.of(name))
                 if name in attributes:
                     return const(number(node))
                 if name == "N":
-                    return cast(Expr, Size(BATCH))
+                    return Size(BATCH)
                 raise EquationError(
                     f"{text}: unknown name {name}; indices are {', '.join(indices) or 'none'}, attributes {', '.join(attributes) or 'none'}; an operand is read with [ ]"
                 )
@@ -222,21 +222,21 @@ def _build(
                 slot = names.index(name)
                 if len(slots) != len(shapes[slot]):
                     raise ShapeError(f"{text}: {name} is read with {len(slots)} indices but has shape {shapes[slot]} of {len(shapes[slot])} axes")
-                reads.append(cast(Access, Access(slot, tuple(affine(s) for s in slots))))
+                reads.append(Access(slot, tuple(affine(s) for s in slots)))
                 return reads[-1]
             case ("reduce", str(kind), tuple(over), body):
                 inner = expression(body)
-                return cast(Expr, Reduce(kind, over, inner)) if over else inner
+                return Reduce(kind, over, inner) if over else inner
             case ("inside", form, extent):
                 try:
-                    return cast(Expr, Inside(affine(form), BATCH if extent == ("name", "N") else int(number(extent))))
+                    return Inside(affine(form), BATCH if extent == ("name", "N") else int(number(extent)))
                 except EquationError:  # no index form but a value that is compared
                     return apply("mul", apply("le", const(0), expression(form)), apply("lt", expression(form), expression(extent)))
             case ("extent", tuple(over)):
                 strange = [i for i in over if i not in indices]
                 if strange or not over:
                     raise EquationError(f"{text}: unknown index {strange[0] if strange else '(none)'} in extent(…); the indices here are {', '.join(indices) or 'none'}")
-                return cast(Expr, Size(cast(Extent, over)))  # replaced once extents are known
+                return Size(cast(Extent, over))  # replaced once extents are known
         assert isinstance(node, tuple)
         return apply(node[0], *(expression(a) for a in node[1:]))
 
@@ -304,7 +304,7 @@ def _sizes(expr: Expr, extents: Mapping[str, Extent]) -> Expr:
         if isinstance(e, Size) and isinstance(e.extent, tuple):
             known = [extents[i] for i in e.extent]
             fixed = const(prod(x for x in known if not isinstance(x, Batch)))
-            return apply("mul", fixed, cast(Expr, Size(BATCH))) if BATCH in known else fixed
+            return apply("mul", fixed, Size(BATCH)) if BATCH in known else fixed
         return None
 
     return rewrite(expr, change)

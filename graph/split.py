@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 from math import gcd, lcm
-from typing import cast
 
 from faltung.graph.equation import Equation, make, used_indices
 from faltung.graph.expr import (
@@ -136,7 +135,7 @@ def _nowhere(eq: Equation, form: Affine) -> Equation:
         body = silence(reduce.body, NEUTRAL[reduce.kind])
         used = used_indices(body) & set(reduce.indices)
         lone = isinstance(body, Const) and not used and (body is ZERO or reduce.kind in ("max", "min"))
-        expr = swap(expr, reduce, body if lone else cast(Expr, Reduce(reduce.kind, reduce.indices, body)))
+        expr = swap(expr, reduce, body if lone else Reduce(reduce.kind, reduce.indices, body))
     return make(eq.free, silence(expr, 0), eq.extent, lhs=eq.lhs, shape=eq.shape, target=eq.target, operands=eq.operands)
 
 
