@@ -346,8 +346,7 @@ def _outside(term: Expr, bound: tuple[str, ...]) -> Expr:
             inner = _times(inner, e)
         else:
             outer = _times(outer, e)
-    expr = Reduce("sum", bound, inner)
-    expr = _times(outer, expr)
+    expr: Expr = _times(outer, Reduce("sum", bound, inner))
     for d in divide:
         expr = apply("div", expr, d)
     return apply("neg", expr) if sign else expr

@@ -73,7 +73,7 @@ def _number(value: int | float | Fraction, binding: int) -> str:
         text = repr(float(value)) if decimal else f"{value.numerator}/{value.denominator}"
         bracket = binding > 1 and not decimal
     else:
-        text, bracket = f"{value:g}" if isinstance(value, float) else str(value), False
+        text, bracket = repr(value) if isinstance(value, float) else str(value), False
     return f"({text})" if bracket or (value < 0 and binding > 1) else text
 
 

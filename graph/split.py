@@ -46,7 +46,7 @@ def split_residues(t: Tensor) -> Tensor | None:
 
 def residues(eq: Equation) -> list[Equation]:
     """The dense equations that one equation with divisions splits into."""
-    forms = {form for form in _forms(eq) if form.den != 1}
+    forms = dict.fromkeys(form for form in _forms(eq) if form.den != 1)
     period: dict[str, int] = {}
     for form in forms:
         for n in eq.free:
