@@ -142,11 +142,13 @@ def _merge(t: Tensor, p: Tensor, slot: int) -> tuple[list[Tensor], dict[int, int
 
 
 def _names(t: Tensor, p: Tensor, operands: list[Tensor]) -> tuple[str, ...]:
+    """Names for the operands of both; the fused one, which is read no more, leaves its name to others."""
     known = dict(zip(p.operands, p.equations[0].operands, strict=False)) | dict(zip(t.operands, t.equations[0].operands, strict=False))
     names: list[str] = []
     for n, o in enumerate(operands):
         name = known.get(o, f"X{n}")
-        names.append(name if name not in names else f"{name[:1]}{n}")
+        taken = {*names, t.equations[0].target}
+        names.append("" if o is p else name if name not in taken else next(c for c in (f"{name}{k}" for k in range(2, 99)) if c not in taken))
     return tuple(names)
 
 

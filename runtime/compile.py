@@ -18,6 +18,7 @@ from faltung.graph.grad import grad
 from faltung.graph.pipeline import optimise
 from faltung.graph.tensor import FLOATS, Tensor, computed, leaf, topological
 from faltung.runtime.model import Model
+from faltung.runtime.trace import Trace
 
 
 class Trainable(Protocol):
@@ -40,7 +41,10 @@ def compile(outputs: Tensor | Sequence[Tensor], *, dtype: str | None = None) -> 
     origins: dict[Tensor, Tensor] = {}
     if dtype is not None:
         wanted, origins = _retyped(wanted, dtype)
-    return Model(lower(optimise(wanted), {}, host()), single, origins, {})
+    trace = Trace()
+    program = lower(optimise(wanted, trace.passed), {}, host())
+    trace.lowered(program, host())
+    return Model(program, single, origins, {})
 
 
 def compile_step(
@@ -62,13 +66,16 @@ def compile_step(
     gradients = grad(loss, named)
     update = optimiser.update(list(named.values()), [gradients[n] for n in named])
     targets = [new for _, new in update.assignments]
-    results = optimise([loss, *outputs, *targets])
+    trace = Trace()
+    results = optimise([loss, *outputs, *targets], trace.passed)
     count = 1 + len(outputs)
     updates: dict[Tensor, Tensor] = {}
     for (old, _), new in zip(update.assignments, results[count:], strict=True):
         updates[new] = old
         assert in_place(new, old), f"the update of {old.name} cannot be written in place"
-    return Step(lower(results[:count], updates, host()), update, optimiser, updates)
+    program = lower(results[:count], updates, host())
+    trace.lowered(program, host())
+    return Step(program, update, optimiser, updates)
 
 
 class Step(Model):
