@@ -197,7 +197,7 @@ def run(eq: Equation, operands: Sequence[Array], out: Array, batch: int, arithme
     value = visit(eq.expr, 0.0)
     value = np.broadcast_to(value, full[:frees] + (1,) * (len(order) - frees)).reshape(full[:frees])
     places = [np.broadcast_to(form(a)[0].reshape(form(a)[0].shape[:frees] or ()), full[:frees]) for a in eq.lhs]
-    out[tuple(places)] = value
+    out[tuple(places)] = value if value.shape else value[()]  # not an array within an array of objects
 
 
 def _size(extent: Extent, batch: int) -> int:

@@ -44,6 +44,8 @@ def grad(loss: Tensor, wrt: object, cotangent: Tensor | None = None) -> object:
 
 def _gradients(loss: Tensor, wrt: list[Tensor], cotangent: Tensor | None) -> list[Tensor]:
     for t in wrt:
+        if not isinstance(t, Tensor):
+            raise DTypeError(f"grad: wrt must hold tensors, got {type(t).__name__}")
         if t.dtype not in FLOATS:
             raise DTypeError(f"grad: {t.name or 'a tensor'} is {t.dtype}; only float tensors have gradients")
     if cotangent is None:

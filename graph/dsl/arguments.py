@@ -15,6 +15,7 @@ Axes = int | Sequence[int] | None
 
 
 def per_axis(value: Ints, rank: int, what: str, least: int) -> tuple[int, ...]:
+    """One integer for each of `rank` axes, all at least `least`. Raises ShapeError that names the argument."""
     numbers = (value,) * rank if isinstance(value, (int, np.integer)) else tuple(value) if isinstance(value, Iterable) else None
     if numbers is None or len(numbers) != rank or any(not isinstance(v, (int, np.integer)) or v < least for v in numbers):
         raise ShapeError(f"{what}={value!r}: give an integer of at least {least}, or {rank} of them")
@@ -22,6 +23,7 @@ def per_axis(value: Ints, rank: int, what: str, least: int) -> tuple[int, ...]:
 
 
 def axes_of(x: Tensor, axis: Axes, what: str) -> tuple[int, ...]:
+    """Axes of `x`, counted from the front, in order; None means all. Raises ShapeError that names the function."""
     if axis is not None and not isinstance(axis, (int, np.integer)) and not isinstance(axis, Iterable):
         raise ShapeError(f"{what}: axis {axis!r} must be an integer or several")
     chosen = range(x.rank) if axis is None else (axis,) if isinstance(axis, (int, np.integer)) else tuple(axis)
@@ -34,6 +36,7 @@ def axes_of(x: Tensor, axis: Axes, what: str) -> tuple[int, ...]:
 
 
 def letters_of(x: Tensor, what: str) -> str:
+    """One index letter for each axis of `x`. Raises ShapeError for more axes than there are letters."""
     if x.rank not in LETTERS:
         raise ShapeError(f"{what}: a tensor of {x.rank} axes {list(x.shape)}; at most {len(LETTERS) - 1} are supported")
     return LETTERS[x.rank]

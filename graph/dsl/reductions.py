@@ -11,6 +11,7 @@ from faltung.graph.tensor import Tensor
 
 
 def over(op: str, x: Any, axis: Axes, dtype: str | None = None) -> Tensor:
+    """A row of the table over some axes, which fill `{over}`; the others fill `{kept}`."""
     x = as_tensor(x)
     axes = axes_of(x, axis, op)
     if not axes:
