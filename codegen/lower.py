@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from faltung.codegen import loops
 from faltung.codegen.builder import Builder
+from faltung.codegen.exact import constant
 from faltung.codegen.layout import Layout, Place, Places, value_of
 from faltung.codegen.loops import Buffer, Expr, Int
 from faltung.graph.expr import NEUTRAL, Access, Apply, Const, Expr as Scalar, Inside, Reduce, Size, Value
@@ -48,7 +49,7 @@ class Lowering:
 
     def number(self, e: Scalar, neutral: float = 0.0) -> Expr:
         """The value of `e` as floats of this kernel's element type."""
-        return self._float(self._value(e, neutral))
+        return self._float(self.value(e, neutral))
 
     # ---- kinds of values ----
 
@@ -63,7 +64,8 @@ class Lowering:
         """A scalar in all lanes; a vector as it is."""
         return loops.splat(v, self.lanes) if self.lanes > 1 and v.type.lanes == 1 else v
 
-    def _value(self, e: Scalar, neutral: float) -> Expr:
+    def value(self, e: Scalar, neutral: float) -> Expr:
+        """The value of `e` in its own type: brackets as masks, labels and positions as integers."""
         if e in self.given:
             return self.given[e]
         if e not in self.done or isinstance(e, Const):
@@ -77,7 +79,7 @@ class Lowering:
             case Access():
                 return self.wide(self.read(e, neutral))
             case Value():
-                return self._index(e.form)
+                return self.index(e.form)
             case Inside():
                 return self._inside(e.form, e.extent)
             case Size():
@@ -92,8 +94,8 @@ class Lowering:
     def _apply(self, e: Apply, neutral: float) -> Expr:
         fn, k = e.fn, self.k
         if fn == "stop":
-            return self._value(e.args[0], neutral)
-        values = [self._value(a, neutral) for a in e.args]
+            return self.value(e.args[0], neutral)
+        values = [self.value(a, neutral) for a in e.args]
         if fn in COMPARISONS:
             a, b = self._alike(values)
             return loops.binary(COMPARISONS[fn], a, b)
@@ -110,6 +112,10 @@ class Lowering:
                 product = floats[x]
                 if isinstance(product, loops.Binary) and product.op == "*":
                     return k.fma(product.a, product.b, floats[y])
+        if fn == "div" and self.elem == "exact":
+            divisor = constant(e.args[1])
+            assert divisor, "exact.inexact tells which equations have no residues"
+            return floats[0] * k.const(1 / divisor, self.lanes)
         if fn in ARITHMETIC:
             return loops.binary(ARITHMETIC[fn], *floats)
         if fn == "relu":  # NaN is not <= 0, so it passes
@@ -125,7 +131,8 @@ class Lowering:
 
     # ---- indices as numbers ----
 
-    def _index(self, form: Affine) -> Expr:
+    def index(self, form: Affine) -> Expr:
+        """The value of an index form as an integer, lane by lane."""
         c = form.coefficient(self.lane) if self.lane is not None else 0
         base = value_of(form, self.places)
         if self.lanes == 1:
@@ -137,7 +144,7 @@ class Lowering:
 
     def _inside(self, form: Affine, extent: Extent) -> Expr:
         whole = Affine(form.terms, form.const)
-        total, limit = self._index(whole), (self.k.N if isinstance(extent, Batch) else Int(extent)) * form.den
+        total, limit = self.index(whole), (self.k.N if isinstance(extent, Batch) else Int(extent)) * form.den
         bound = self.wide(self.k.convert(limit, "i32"))
         inside = (total >= 0) & (total < bound)
         if form.den != 1:

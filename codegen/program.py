@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from faltung.codegen.assign import layouts
 from faltung.codegen.buffers import Life
 from faltung.codegen.choose import Choice, choose
+from faltung.codegen.exact import inexact
 from faltung.codegen.layout import Layout, outside
 from faltung.codegen.loops import Kernel
 from faltung.codegen.lower import ELEMENTS
@@ -22,8 +23,8 @@ from faltung.codegen.schedules.task import RESULT, Task
 from faltung.codegen.schedules.tile import lane_axes, weights_layout
 from faltung.codegen.target import Target
 from faltung.graph.equation import Equation, make
-from faltung.graph.expr import Access
-from faltung.graph.index import Affine
+from faltung.graph.expr import Access, Inside, Size, walk
+from faltung.graph.index import Affine, Batch
 from faltung.graph.parse import LETTERS
 from faltung.graph.tensor import FLOATS, Tensor, topological
 
@@ -77,6 +78,7 @@ class Program:
     steps: list[Step] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
     buffer: dict[Tensor, int] = field(default_factory=dict)
+    left_out: list[tuple[Tensor, Equation, str]] = field(default_factory=list)  # of an exact program, with reasons
 
     @property
     def inputs(self) -> list[Tensor]:
@@ -109,7 +111,10 @@ class Program:
 
 
 def lower(outputs: Sequence[Tensor], updates: Mapping[Tensor, Tensor], target: Target, exact: bool = False) -> Program:
-    """The program that computes `outputs` and writes each key of `updates` to the leaf it maps to."""
+    """The program that computes `outputs` and writes each key of `updates` to the leaf it maps to.
+
+    With `exact`, floats are integers modulo a prime, and equations that have no value there are left out.
+    """
     return _Lowering(outputs, updates, target, exact).program()
 
 
@@ -127,7 +132,7 @@ class _Lowering:
             if t.kind in ("parameter", "state", "constant"):
                 if t not in changing:
                     self.fixed.add(t)
-            elif not t.is_leaf and all(o in self.fixed for o in t.operands) and t not in self.updates:
+            elif not t.is_leaf and all(o in self.fixed for o in t.operands) and t not in self.updates and not _open(t):
                 self.fixed.add(t)
 
     def program(self) -> Program:
@@ -154,6 +159,9 @@ class _Lowering:
         return len(self.out.slots) - 1
 
     def _lower(self, t: Tensor, eq: Equation) -> None:
+        if self.exact and (reason := inexact(eq)) is not None:
+            self.out.left_out.append((t, eq, reason))
+            return
         layouts, numbers = [], []
         wants = self._wants(t, eq)
         for slot, o in enumerate(t.operands):
@@ -236,6 +244,15 @@ def _ordered(outputs: Sequence[Tensor], updates: Mapping[Tensor, Tensor]) -> lis
                 heapq.heappush(ready, place[u])
     assert len(done) == len(order), "an update is read together with the value it replaces"
     return done
+
+
+def _open(t: Tensor) -> bool:
+    """Whether the value depends on the open batch size, by an index that runs over it or by its number."""
+    return any(
+        isinstance(e, Batch)
+        for eq in t.equations
+        for e in (*eq.extent.values(), *(x.extent for x in walk(eq.expr) if isinstance(x, (Size, Inside))))
+    )
 
 
 def in_place(new: Tensor, old: Tensor) -> bool:

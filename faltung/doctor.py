@@ -135,10 +135,10 @@ def _inference() -> str:
 
 def _training() -> str:
     """A small network must learn a handful of pictures by heart."""
-    _, losses = _learn(12)
+    _, losses = _learn(20)
     if not losses[-1] < 0.5 * losses[0]:
-        raise FaltungError(f"12 steps took the loss from {losses[0]:.4f} to {losses[-1]:.4f}, less than half was expected")
-    return f"12 steps took the loss of a small network from {losses[0]:.4f} to {losses[-1]:.4f}"
+        raise FaltungError(f"20 steps took the loss from {losses[0]:.4f} to {losses[-1]:.4f}, less than half was expected")
+    return f"20 steps took the loss of a small network from {losses[0]:.4f} to {losses[-1]:.4f}"
 
 
 def _threads_agree() -> str:

@@ -65,17 +65,24 @@ def compile_step(
     named = {n: p for n, p in named.items() if p in used}
     gradients = grad(loss, named)
     update = optimiser.update(list(named.values()), [gradients[n] for n in named])
-    targets = [new for _, new in update.assignments]
+    assignments = [*update.assignments, *_running(network)]
+    targets = [new for _, new in assignments]
     trace = Trace()
     results = optimise([loss, *outputs, *targets], trace.passed)
     count = 1 + len(outputs)
     updates: dict[Tensor, Tensor] = {}
-    for (old, _), new in zip(update.assignments, results[count:], strict=True):
+    for (old, _), new in zip(assignments, results[count:], strict=True):
         updates[new] = old
         assert in_place(new, old), f"the update of {old.name} cannot be written in place"
     program = lower(results[:count], updates, host())
     trace.lowered(program, host())
     return Step(program, update, optimiser, updates)
+
+
+def _running(network: object) -> list[tuple[Tensor, Tensor]]:
+    """States that the network itself moves on in training (running statistics), with their new values."""
+    updates = getattr(network, "updates", None)
+    return list(updates()) if callable(updates) else []
 
 
 class Step(Model):

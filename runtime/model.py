@@ -115,6 +115,11 @@ class Model:
         self._inputs = program.inputs
         self._numbers = [program.buffer[t] for t in self._inputs]
         self._open = [bool(t.shape) and isinstance(t.shape[0], Batch) for t in self._inputs]
+        if not any(self._open) and any(slot.size[1] for slot in program.slots):
+            raise ShapeError(
+                "the result has the open batch axis, but reads no input that has it, so nothing says how large the batch is; "
+                "give the input a fixed first extent instead of None"
+            )
         self._held = [(t, origins.get(t, t), program.buffer[t]) for t in program.held]
         self._seen: dict[Tensor, int] = {}
         self._updated = list(dict.fromkeys(updates.values()))

@@ -117,7 +117,7 @@ def test_commands_print_what_is_shown(path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_what_is_named_exists(path: Path) -> None:
     text = path.read_text("utf-8")
-    links = re.findall(r"\]\(([^)#]+)", text)
+    links = re.findall(r"\]\(([^)#]+)", re.sub(r"(?ms)^```.*?^```", "", text))
     missing = [link for link in links if ":" not in link and not (path.parent / link).exists()]
     files = re.findall(r"`((?:graph|codegen|runtime|faltung|tests|examples|bench|docs)/[\w/.*]*)`", text)
     missing += [file for file in files if not list(ROOT.glob(file))]

@@ -236,7 +236,7 @@ def _body(
     else:
         final = lowering(places, tail, given)
     elem = task.element(task.dtype)
-    value = final.wide(final._value(eq.expr, 0.0)) if elem not in ("f32", "f64", "exact") else final.wide(final.number(eq.expr))
+    value = final.wide(final.value(eq.expr, 0.0)) if elem not in ("f32", "f64", "exact") else final.wide(final.number(eq.expr))
     if value.type.elem != elem:
         value = k.select(value, 1, 0) if value.type.kind == "bool" and elem == "bool" else k.convert(value, elem)
     address = out.layout.address(eq.lhs, places)
@@ -347,7 +347,7 @@ def _accumulate(
         if task.elem != "exact":  # the first NaN wins and keeps the place
             beats = beats | (value.differs(value) & best.equals(best))
         better = k.let(beats, "better")
-        here_is = here.wide(here._index(position(reduce.indices, task.equation.extent)))
+        here_is = here.wide(here.index(position(reduce.indices, task.equation.extent)))
         k.set(at, k.select(better, here_is, at))
         k.set(best, k.select(better, value, best))
 
