@@ -188,14 +188,18 @@ def value_of(form: Affine, places: Places) -> Expr:
 
 
 def plain(shape: Shape, halo: Halo | None = None) -> Layout:
-    """Row-major, as NumPy has it."""
-    return Layout(shape, tuple((a, 0) for a in range(len(shape))), (1,) * len(shape), halo or ((0, 0),) * len(shape))
+    """Row-major, as NumPy has it, but with the open batch axis outermost."""
+    return Layout(shape, tuple((a, 0) for a in _batch_first(shape)), (1,) * len(shape), halo or ((0, 0),) * len(shape))
+
+
+def _batch_first(shape: Shape) -> list[int]:
+    return sorted(range(len(shape)), key=lambda a: not isinstance(shape[a], Batch))
 
 
 def blocked(shape: Shape, splits: Mapping[int, int], order: Sequence[int] | None = None, halo: Halo | None = None) -> Layout:
     """Axes in `order`, those in `splits` split; the inner parts come last, in the order of `splits`."""
     block = tuple(splits.get(a, 1) for a in range(len(shape)))
-    outer = [(a, 0) for a in (order if order is not None else range(len(shape)))]
+    outer = [(a, 0) for a in (order if order is not None else _batch_first(shape))]
     return Layout(shape, (*outer, *((a, 1) for a in splits)), block, halo or ((0, 0),) * len(shape))
 
 

@@ -123,9 +123,9 @@ def evaluate(
     values: dict[Tensor, Array] = {}
     for t in topological(wanted):
         if t.is_leaf:
-            given = feed.get(t, t.value)
-            if given is None:
+            if t not in feed and t.kind == "input":
                 raise ShapeError(f"no value given for {t.kind} {t.name!r}")
+            given = feed[t] if t in feed else t.read()
             values[t] = arithmetic.array(given)
             expected = tuple(_size(e, batch) for e in t.shape)
             if values[t].shape != expected:

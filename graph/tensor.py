@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ DTYPES = ("float32", "float64", "int32", "int64", "bool")
 FLOATS = ("float32", "float64")
 
 _serial = itertools.count()
+_lending = threading.Lock()  # held for assignments only, never while a value is fetched
 _interned: weakref.WeakValueDictionary[tuple[Any, ...], Tensor] = weakref.WeakValueDictionary()
 
 
@@ -93,8 +95,11 @@ class Tensor:
 
         Raises ShapeError for a tensor that has no value.
         """
-        if self.source is not None:
-            self.value, self.source = self.source(), None
+        while (source := self.source) is not None:
+            value = source()
+            with _lending:
+                if self.source is source:  # nobody has lent or assigned a newer one meanwhile
+                    self.value, self.source = value, None
         if self.value is None:
             raise ShapeError(f"{self.name or 'this tensor'} has no value: it is {self.kind}, not a parameter or a constant")
         return self.value
@@ -107,13 +112,15 @@ class Tensor:
         array = np.array(value, dtype=self.dtype, order="C")
         if array.shape != self.shape:
             raise ShapeError(f"{self.name}: expected shape {list(self.shape)}, got {list(array.shape)}")
-        self.value, self.source = array, None
-        self.version += 1
+        with _lending:
+            self.value, self.source = array, None
+            self.version += 1
 
     def lend(self, source: Callable[[], np.ndarray[Any, Any]]) -> None:
         """Declare that a newer value can be had from `source`, which is asked when somebody reads."""
-        self.source = source
-        self.version += 1
+        with _lending:
+            self.source = source
+            self.version += 1
 
     def latex(self) -> str:
         """The defining equations as LaTeX."""

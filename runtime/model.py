@@ -8,7 +8,8 @@ model fetches a value that somebody else changed, and lends out a value that it 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,6 +123,7 @@ class Model:
             )
         self._held = [(t, origins.get(t, t), program.buffer[t]) for t in program.held]
         self._seen: dict[Tensor, int] = {}
+        self._prepared = False
         self._updated = list(dict.fromkeys(updates.values()))
         self._lock = threading.Lock()
 
@@ -175,14 +177,13 @@ class Model:
         """
         arrays = [self._checked(t, arguments[t.name]) for t in self._inputs]
         batch, found = self._batch(arrays), []
-        with self._lock:
-            self._bind(arrays, batch)
+        with self._bound(arrays, batch):
             kept = self._memory.kept.view(0, "uint8", self._memory.kept.capacity)
             saved = kept.copy() if self._updated else kept
             try:
                 for _ in range(runs):
                     given = before()
-                    self._bind(arrays, batch)
+                    self._write(arrays, batch)
                     assert self._memory.main is not None
                     found.append((threads.pool().measure(self._memory.main, batch), given))
             finally:
@@ -223,32 +224,44 @@ class Model:
     def _run(self, values: Sequence[Any]) -> Any:
         arrays = [self._checked(t, v) for t, v in zip(self._inputs, values, strict=True)]
         batch = self._batch(arrays)
-        with self._lock:
-            self._bind(arrays, batch)
+        with self._bound(arrays, batch):
             assert self._memory.main is not None
             threads.run(self._memory.main, batch)
             self._lend()
             results = [self._memory.read(n, batch) for n in self.program.outputs]
         return results[0] if self._single else results
 
-    def _bind(self, arrays: Sequence[Array], batch: int) -> None:
-        memory = self._memory
-        memory.fit(batch)
-        self._fetch()
-        for n, array in zip(self._numbers, arrays, strict=True):
-            memory.write(n, array, batch)
+    @contextmanager
+    def _bound(self, arrays: Sequence[Array], batch: int) -> Iterator[None]:
+        """The lock, with inputs copied in and parameters that changed outside taken over."""
+        fresh: dict[Tensor, tuple[int, Array]] = {}
+        while True:
+            with self._lock:
+                stale = [origin for t, origin, _ in self._held if self._seen.get(t) != origin.version]
+                if all(o in fresh and fresh[o][0] == o.version for o in stale):
+                    self._memory.fit(batch)
+                    self._take({o: fresh[o] for o in stale})
+                    self._write(arrays, batch)
+                    yield
+                    return
+            # fetched without the lock: the newest value may live in another model, which may be fetching from us
+            fresh |= {o: (o.version, o.read()) for o in stale}
 
-    def _fetch(self) -> None:
-        """Take over parameters that changed outside, and redo what depends on them."""
-        changed = False
+    def _take(self, fresh: Mapping[Tensor, tuple[int, Array]]) -> None:
+        """Write parameters that changed outside, and redo what depends on constants and parameters only."""
         for t, origin, number in self._held:
-            if self._seen.get(t) != origin.version:
-                self._memory.write(number, origin.read().astype(t.dtype, copy=False), 0)
-                self._seen[t] = origin.version
-                changed = True
-        if changed and self.program.prepare:
+            if origin in fresh:
+                version, value = fresh[origin]
+                self._memory.write(number, value.astype(t.dtype, copy=False), 0)
+                self._seen[t] = version
+        if (fresh or not self._prepared) and self.program.prepare:
             assert self._memory.prepare is not None
             threads.run(self._memory.prepare, 0)
+            self._prepared = True
+
+    def _write(self, arrays: Sequence[Array], batch: int) -> None:
+        for n, array in zip(self._numbers, arrays, strict=True):
+            self._memory.write(n, array, batch)
 
     def _lend(self) -> None:
         """Tell the owners of updated parameters where the new values are."""
