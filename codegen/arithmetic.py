@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from faltung.codegen import mathfn
-from faltung.codegen.element import ELEMS, INDEX, PRIME, Type, type_of
+from faltung.codegen.element import ELEMS, HALF, INDEX, PRIME, Type, type_of
 from faltung.codegen.loops import (
     ACROSS,
     COMPARISONS,
     NATIVE,
+    ORDERED,
     Across,
     Batch,
     Binary,
@@ -45,12 +46,12 @@ INSTRUCTIONS = {
     "shl": (None, "shl", None),
     "lshr": (None, "lshr", None),
     "ashr": (None, "ashr", None),
-    "min": ("fcmp olt", "icmp slt", None),
-    "max": ("fcmp ogt", "icmp sgt", None),
-    "<": ("fcmp olt", "icmp slt", None),
-    "<=": ("fcmp ole", "icmp sle", None),
-    ">": ("fcmp ogt", "icmp sgt", None),
-    ">=": ("fcmp oge", "icmp sge", None),
+    "min": ("fcmp olt", "icmp slt", "icmp slt"),
+    "max": ("fcmp ogt", "icmp sgt", "icmp sgt"),
+    "<": ("fcmp olt", "icmp slt", "icmp slt"),
+    "<=": ("fcmp ole", "icmp sle", "icmp sle"),
+    ">": ("fcmp ogt", "icmp sgt", "icmp sgt"),
+    ">=": ("fcmp oge", "icmp sge", "icmp sge"),
     "==": ("fcmp oeq", "icmp eq", "icmp eq"),
     "!=": ("fcmp une", "icmp ne", "icmp ne"),
 }
@@ -147,6 +148,11 @@ class Arithmetic(Writer):
         if type.kind == "bool":
             return place(f"icmp {'eq' if op == '==' else 'ne'} {t} {a}, {b}", a, b)
         instruction = INSTRUCTIONS[op][("float", "int", "exact").index(type.kind)]
+        if type.kind == "exact" and op in ORDERED:
+            ranks = [self.residue(self.compute(f"add {t} {v}, {literal(HALF, type)}", v), type) for v in (a, b)]
+            better = self.compute(f"{instruction} {t} {ranks[0]}, {ranks[1]}", *ranks)
+            test = llvm(type_of("bool", type.lanes))
+            return better if op in COMPARISONS else self.compute(f"select {test} {better}, {t} {a}, {t} {b}", better, a, b)
         if op in ("min", "max"):
             better = place(f"{instruction} {t} {a}, {b}", a, b)
             test = llvm(type_of("bool", type.lanes))
@@ -156,7 +162,7 @@ class Arithmetic(Writer):
             unordered = self.compute(f"fcmp uno {t} {a}, {a}", a)
             return self.compute(f"select {test} {unordered}, {t} {a}, {t} {best}", unordered, a, best)
         if type.kind == "exact" and op not in COMPARISONS:
-            if op == "-":  # residues stay non-negative, as urem wants them
+            if op == "-":  # never negative, as residue wants it
                 a = self.compute(f"add {t} {a}, {literal(PRIME, type)}", a)
             return self.residue(self.compute(f"{instruction} {t} {a}, {b}", a, b), type)
         if op in ("//", "%") and not b.isdigit():
@@ -176,7 +182,15 @@ class Arithmetic(Writer):
         return place(f"{'sub' if op == 'fdiv' else 'add'} {t} {quotient}, {wide}", quotient, wide)
 
     def residue(self, value: str, type: Type) -> str:
-        return self.compute(f"urem {llvm(type)} {value}, {literal(PRIME, type)}", value)
+        """The residue of a number that is not negative. 2**31 is 1 modulo the prime, so the high bits add to the low ones."""
+        t, test = llvm(type), llvm(type_of("bool", type.lanes))
+        for _ in range(2):  # below 2**63, then below 3 * 2**31, then at most PRIME + 2
+            low = self.compute(f"and {t} {value}, {literal(PRIME, type)}", value)
+            high = self.compute(f"lshr {t} {value}, {literal(31, type)}", value)
+            value = self.compute(f"add {t} {low}, {high}", low, high)
+        less = self.compute(f"sub {t} {value}, {literal(PRIME, type)}", value)
+        above = self.compute(f"icmp uge {t} {value}, {literal(PRIME, type)}", value)
+        return self.compute(f"select {test} {above}, {t} {less}, {t} {value}", above, less, value)
 
     def fma(self, x: Fma) -> str:
         a, b, c = self.value(x.a), self.value(x.b), self.value(x.c)

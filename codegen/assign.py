@@ -9,7 +9,7 @@ A schedule that needs another layout than the one assigned gets a copy (program.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from faltung.codegen.layout import Halo, Layout, blocked, outside, plain
 from faltung.codegen.schedules.tile import lane_axes, weights_layout
@@ -66,7 +66,7 @@ def _wanted(order: Sequence[Tensor], updates: Mapping[Tensor, Tensor]) -> dict[T
 
 
 def _parameter(t: Tensor, order: Sequence[Tensor], width: int) -> Layout:
-    """The layout in which its first contraction streams it; one axis: padded to whole vectors."""
+    """The layout in which its first contraction streams it; else lanes along the channels of a result that shares them."""
     for user in order:
         for slot, o in enumerate(user.operands):
             if o is not t:
@@ -75,7 +75,20 @@ def _parameter(t: Tensor, order: Sequence[Tensor], width: int) -> Layout:
                 for c, f, _, there in lane_axes(eq):
                     if c.b.slot == slot and _forward(eq, f):
                         return weights_layout(eq, c, there, t.shape, width)
-    return blocked(t.shape, {0: width}) if len(t.shape) == 1 else plain(t.shape)
+    axis = next((a for user in order for a in _channels(t, user)), None)
+    return plain(t.shape) if axis is None else blocked(t.shape, {axis: width}, [axis, *(a for a in range(len(t.shape)) if a != axis)])
+
+
+def _channels(t: Tensor, user: Tensor) -> Iterator[int]:
+    """Axes of `t` that one index walks together with the channels of a result (depthwise weights, biases)."""
+    if len(t.shape) == 1:
+        yield 0
+    for eq in user.equations:
+        for read in (a for slot, o in enumerate(user.operands) if o is t for a in eq.read(slot)):
+            for axis, form in enumerate(read.index):
+                whole = form.name is not None and eq.extent[form.name] == t.shape[axis]
+                if whole and len(eq.lhs) > 2 and eq.lhs[1].name == form.name and _size(t, axis) >= NARROW:
+                    yield axis
 
 
 def _forward(eq: Equation, f: str) -> bool:

@@ -32,6 +32,7 @@ from faltung.codegen.loops import (
     Load,
     Number,
     Operand,
+    Prefetch,
     Reg,
     Set,
     Stmt,
@@ -168,6 +169,10 @@ class Builder:
         """Write the lanes of `value` to consecutive elements, the masked-off ones excepted."""
         value = value if isinstance(value, Expr) else loops.const(value, type_of(buffer.elem))
         self.append(Store(buffer, loops.lift(address, loops.INDEX), value, mask))
+
+    def prefetch(self, buffer: Buffer, address: Operand) -> None:
+        """Hint that the cache line at the address will be read soon; the address may be outside the buffer."""
+        self.append(Prefetch(buffer, loops.lift(address, loops.INDEX)))
 
     # ---- expressions ----
 

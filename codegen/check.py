@@ -25,6 +25,7 @@ from faltung.codegen.loops import (
     Kernel,
     Let,
     Load,
+    Prefetch,
     Reg,
     Select,
     Set,
@@ -44,7 +45,7 @@ KINDS_OF_OP = {
     **dict.fromkeys(("//", "%"), ("int",)),
     **dict.fromkeys(("fdiv", "cdiv"), ("int",)),
     **dict.fromkeys(("/",), ("float",)),
-    **dict.fromkeys(("min", "max", "<", "<=", ">", ">="), ("float", "int")),
+    **dict.fromkeys(("min", "max", "<", "<=", ">", ">="), ("float", "int", "exact")),
     **dict.fromkeys(("==", "!="), ("float", "int", "exact", "bool")),
     **dict.fromkeys(("and", "or"), ("bool",)),
     **dict.fromkeys(("&", "|", "^", "shl", "lshr", "ashr"), ("int",)),
@@ -126,6 +127,9 @@ class Scope:
                 if not stmt.buffer.written:
                     raise InvalidKernel(f"buffer {stmt.buffer.name} is written to but was not declared written")
                 self.access(stmt.buffer, stmt.address, stmt.value.type, stmt.mask, "store to")
+            case Prefetch():
+                self.expression(stmt.address)
+                self.access(stmt.buffer, stmt.address, type_of(stmt.buffer.elem), None, "prefetch of")
 
     def expression(self, x: Expr) -> None:
         """Check operands before operators, each shared node once a statement."""

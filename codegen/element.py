@@ -8,6 +8,7 @@ from functools import cache
 from faltung.graph.errors import FaltungError
 
 PRIME = 2**31 - 1  # a Mersenne prime: products of two residues fit an i64, and 2, 3, 5, .. have inverses
+HALF = PRIME // 2  # residues are ordered as the integers -HALF .. HALF that they stand for
 
 
 class InvalidKernel(FaltungError, ValueError):

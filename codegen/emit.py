@@ -28,6 +28,7 @@ from faltung.codegen.loops import (
     LaneIndex,
     Let,
     Load,
+    Prefetch,
     Reg,
     Set,
     Stmt,
@@ -65,15 +66,15 @@ class Body(Arithmetic):
 
     # ---- memory ----
 
-    def pointer(self, buffer: Buffer, address: Expr) -> str:
+    def pointer(self, buffer: Buffer, address: Expr, inbounds: str = "inbounds ") -> str:
         """base + variable part + constant part: the last becomes the displacement of an instruction."""
         base, t = f"%b{self.kernel.buffers.index(buffer)}", ELEMS[buffer.elem].memory
         variable, op, constant = peel(address)
         address, constant = (variable, constant) if op == "+" else (address, 0)
         offset = self.value(address)
         if offset != "0":
-            base = self.hoisted(f"getelementptr inbounds {t}, ptr {base}, i64 {offset}", base, offset)
-        return self.hoisted(f"getelementptr inbounds {t}, ptr {base}, i64 {constant}", base) if constant else base
+            base = self.hoisted(f"getelementptr {inbounds}{t}, ptr {base}, i64 {offset}", base, offset)
+        return self.hoisted(f"getelementptr {inbounds}{t}, ptr {base}, i64 {constant}", base) if constant else base
 
     def read(self, x: Expr) -> str:
         """The value of a Load or a Gather."""
@@ -142,6 +143,12 @@ class Body(Arithmetic):
         args = [(t, v), ("ptr", p), ("i32", str(align)), (f"<{type.lanes} x i1>", mask)]
         self.lines.append("  " + self.intrinsic("void", f"llvm.masked.store.{name}.p0", args))
 
+    def prefetch(self, stmt: Prefetch) -> None:
+        """For reading, into all levels of the cache."""
+        p = self.pointer(stmt.buffer, stmt.address, "")
+        args = [("ptr", p), ("i32", "0"), ("i32", "3"), ("i32", "1")]
+        self.lines.append("  " + self.intrinsic("void", "llvm.prefetch.p0", args))
+
     # ---- control ----
 
     def block(self, body: Sequence[Stmt]) -> None:
@@ -154,6 +161,8 @@ class Body(Arithmetic):
                     self.names[key(stmt.temp)] = self.value(stmt.value)
                 case Store():
                     self.store(stmt)
+                case Prefetch():
+                    self.prefetch(stmt)
                 case For():
                     lo, hi = self.value(stmt.lo), self.value(stmt.hi)
                     trips = None

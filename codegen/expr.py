@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
 
-from faltung.codegen.element import BOOL, INDEX, PRIME, InvalidKernel, Type, type_of
+from faltung.codegen.element import BOOL, HALF, INDEX, PRIME, InvalidKernel, Type, type_of
 
 Number: TypeAlias = int | float | Fraction
 Operand: TypeAlias = "Expr | Number"
@@ -180,17 +180,20 @@ class Buffer:
 
 
 COMPARISONS = frozenset({"<", "<=", ">", ">=", "==", "!="})
+ORDERED = frozenset({"<", "<=", ">", ">=", "min", "max"})
 ACROSS = {"sum": "+", "max": "max", "min": "min"}
 NATIVE = frozenset({"sqrt", "floor", "ceil", "rint", "abs", "neg"})  # one instruction each
-FUNCTIONS = NATIVE | {"exp", "log", "tanh", "sigmoid"}  # the others are written out by mathfn
+FUNCTIONS = NATIVE | {"exp", "expm1", "log", "softplus", "tanh", "sigmoid", "erf"}  # the others are written out by mathfn
 
 
 def const(value: Number, type: Type) -> Expr:
-    """The number as a constant of the type; a fraction becomes a residue over "exact".
+    """The number as a constant of the type; a fraction becomes a residue over "exact", an infinity the last in order.
 
     Raises InvalidKernel for a number the type cannot hold, such as 0.5 as an integer.
     """
     if type.kind == "exact":
+        if value in (float("inf"), float("-inf")):
+            return Const(HALF if value > 0 else PRIME - HALF, type)
         whole = Fraction(value)
         if whole.denominator % PRIME == 0:
             raise InvalidKernel(f"{value} has no residue modulo {PRIME}")

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faltung.codegen import mathfn
-from faltung.codegen.element import PRIME, InvalidKernel, Type, type_of
+from faltung.codegen.element import HALF, PRIME, InvalidKernel, Type, type_of
 from faltung.codegen.loops import (
     ACROSS,
+    COMPARISONS,
     NATIVE,
+    ORDERED,
     Across,
     Batch,
     Binary,
@@ -36,6 +38,7 @@ from faltung.codegen.loops import (
     LaneIndex,
     Let,
     Load,
+    Prefetch,
     Reg,
     Select,
     Set,
@@ -96,6 +99,8 @@ class Machine:
                     value = self.value(stmt.value)
                     places, mask = self.places(stmt.buffer, stmt.address, 1, stmt.value.type, stmt.mask, "write")
                     self.buffers[stmt.buffer.name][places[mask]] = np.broadcast_to(value, mask.shape)[mask]
+                case Prefetch():
+                    self.value(stmt.address)  # must exist, but nothing is read
                 case For():
                     name = key(stmt.variable)
                     for i in range(int(self.value(stmt.lo)), int(self.value(stmt.hi)), stmt.step):
@@ -235,6 +240,9 @@ def combine(op: str, type: Type, a: Any, b: Any) -> Any:
     if op == "lshr":
         unsigned = np.dtype(f"u{np.dtype(dtype).name}")
         return (np.asarray(a).view(unsigned) >> np.asarray(b).view(unsigned)).view(dtype)
+    if type.kind == "exact" and op in ORDERED:
+        result = ARITHMETIC[op]((a + HALF) % PRIME, (b + HALF) % PRIME)
+        return result if op in COMPARISONS else (result - HALF) % PRIME
     result = ARITHMETIC[op](a, b)
     return result % PRIME if type.kind == "exact" and op in ("+", "-", "*") else result
 

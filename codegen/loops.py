@@ -6,6 +6,7 @@
            | Set(register, value)                      the first Set of a name declares the register
            | Let(temp, value)                          evaluated once, here
            | Store(buffer, address, value, mask)       vectors go to consecutive elements
+           | Prefetch(buffer, address)                 a hint: the cache line will be read soon; any address will do
     expr   = Int(value)                                index arithmetic is scalar i64
            | Const(value, type)
            | Var(name)                                 a loop variable
@@ -78,7 +79,13 @@ class Store:
     mask: Expr | None = None
 
 
-Stmt: TypeAlias = For | If | Set | Let | Store
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefetch:
+    buffer: Buffer
+    address: Expr
+
+
+Stmt: TypeAlias = For | If | Set | Let | Store | Prefetch
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,6 +15,7 @@ from faltung.codegen.builder import Builder
 from faltung.codegen.exact import constant
 from faltung.codegen.layout import Layout, Place, Places, value_of
 from faltung.codegen.loops import Buffer, Expr, Int
+from faltung.graph import functions
 from faltung.graph.expr import NEUTRAL, Access, Apply, Const, Expr as Scalar, Inside, Reduce, Size, Value
 from faltung.graph.index import Affine, Batch, Extent
 
@@ -95,6 +96,10 @@ class Lowering:
         fn, k = e.fn, self.k
         if fn == "stop":
             return self.value(e.args[0], neutral)
+        if fn == "random":
+            return self._random(*(self._word(a, neutral) for a in e.args))
+        if fn in ("add", "sub") and (count := self._count(e, neutral)) is not None:
+            return count
         values = [self.value(a, neutral) for a in e.args]
         if fn in COMPARISONS:
             a, b = self._alike(values)
@@ -122,12 +127,39 @@ class Lowering:
             return k.let(k.select(floats[0] <= 0, 0, floats[0]), "relu")
         return k.let(k.call(fn, *floats), fn)
 
+    def _count(self, e: Apply, neutral: float) -> Expr | None:
+        """A 64-bit integer and a constant: a whole number, also where a float would not hold it."""
+        a, b = e.args
+        if isinstance(a, Access) and isinstance(b, Const) and isinstance(b.value, int):
+            count = self.value(a, neutral)
+            if count.type.elem == "i64":
+                return loops.binary(ARITHMETIC[e.fn], count, b.value)
+        return None
+
     def _alike(self, values: Sequence[Expr]) -> list[Expr]:
         kinds = {v.type.kind for v in values}
         if kinds == {"int"}:
             elem = "i64" if any(v.type.elem == "i64" for v in values) else "i32"
             return [v if v.type.elem == elem else self.k.convert(v, elem) for v in values]
         return [self._float(v) for v in values]
+
+    # ---- random bits: integers, as functions.mixed has them ----
+
+    def _word(self, e: Scalar, neutral: float) -> Expr:
+        """The lower 32 bits of a whole number."""
+        if isinstance(e, Const):
+            return loops.const(_signed(int(e.value)), loops.type_of("i32", self.lanes))
+        v = self.value(e, neutral)
+        return self.k.convert(self.k.convert(v, "i64"), "i32") if v.type.elem != "i32" else v
+
+    def _mixed(self, h: Expr) -> Expr:
+        for shift, factor in functions.MIX:
+            h = self.k.let(loops.binary("^", h, loops.binary("lshr", h, shift)) * _signed(factor), "mixed")
+        return h
+
+    def _random(self, i: Expr, t: Expr, k: Expr) -> Expr:
+        stream = self._mixed(loops.binary("^", self._mixed(k), t))
+        return loops.binary("lshr", self._mixed(loops.binary("^", self._mixed(i), stream)), 32 - functions.BITS)
 
     # ---- indices as numbers ----
 
@@ -231,6 +263,11 @@ def _all(checks: Sequence[Expr]) -> Expr:
     for c in checks[1:]:
         total = total & c
     return total
+
+
+def _signed(word: int) -> int:
+    """The 32-bit integer with these bits."""
+    return (word + 2**31) % 2**32 - 2**31
 
 
 def _number(value: float) -> float | int:

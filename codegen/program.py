@@ -23,6 +23,7 @@ from faltung.codegen.schedules.task import RESULT, Task
 from faltung.codegen.schedules.tile import lane_axes, weights_layout
 from faltung.codegen.target import Target
 from faltung.graph.equation import Equation, make
+from faltung.graph.errors import UnsupportedOp
 from faltung.graph.expr import Access, Inside, Size, walk
 from faltung.graph.index import Affine, Batch
 from faltung.graph.parse import LETTERS
@@ -114,7 +115,11 @@ def lower(outputs: Sequence[Tensor], updates: Mapping[Tensor, Tensor], target: T
     """The program that computes `outputs` and writes each key of `updates` to the leaf it maps to.
 
     With `exact`, floats are integers modulo a prime, and equations that have no value there are left out.
+    Raises UnsupportedOp for a tensor with two open batch axes, whose size would not be linear in the batch.
     """
+    for t in topological([*outputs, *updates]):
+        if sum(isinstance(e, Batch) for e in t.shape) > 1:
+            raise UnsupportedOp(f"{t!r} has the open batch size on two axes; give the input a fixed first extent instead of None")
     return _Lowering(outputs, updates, target, exact).program()
 
 

@@ -31,6 +31,7 @@ from faltung.codegen.loops import (
     LaneIndex,
     Let,
     Load,
+    Prefetch,
     Reg,
     Select,
     Set,
@@ -106,6 +107,8 @@ def statement(stmt: Stmt, known: set[str]) -> Iterator[str]:
             yield f"{stmt.temp.name} = {expression(stmt.value)}"
         case Store():
             yield f"{place(stmt.buffer, stmt.address, stmt.value.type, stmt.mask)} = {expression(stmt.value)}"
+        case Prefetch():
+            yield f"prefetch {stmt.buffer.name}[{expression(stmt.address)}]"
 
 
 def indented(body: Sequence[Stmt], known: set[str]) -> Iterator[str]:

@@ -28,8 +28,8 @@ class Target:
     features: str
 
     def lanes(self, elem: str) -> int:
-        """Elements in one vector register: 16 of f32 with AVX-512. Residues take 8 bytes like f64."""
-        return self.vector_bytes // (4 if elem in ("f32", "i32") else 8)
+        """Elements in one vector: 16 of f32 with AVX-512. Residues count as f32, so that a program over them has its loops."""
+        return self.vector_bytes // (4 if elem in ("f32", "i32", "exact") else 8)
 
 
 AVX2 = "+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe"

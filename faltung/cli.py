@@ -4,6 +4,7 @@
     train      train a named network on digits, save and resume
     inspect    equations and gradients of a network or of an equation; what a saved file holds
     bench      time a training step and an inference here
+    verify     hold every kernel of a network's training step to its equation, exactly
     doctor     versions, machine, cache, and whether a compiled kernel is right
 """
 
@@ -110,6 +111,22 @@ def bench(arguments: argparse.Namespace) -> Answer:
     return Answer(lines, values)
 
 
+def verify(arguments: argparse.Namespace) -> Answer:
+    """Hold every kernel of a network's training step to its equation, modulo a prime."""
+    from dataclasses import asdict
+
+    import faltung as ft
+    from faltung import networks
+    from faltung.runtime import verify as exactly
+
+    net = networks.named(arguments.net)
+    images = ft.input("x", (None, 1, networks.SIDE, networks.SIDE))
+    labels = ft.input("t", (None,), dtype="int64")
+    step = ft.compile_step(ft.cross_entropy(net(images), labels), net, ft.optim.SGD(lr=0.1, momentum=0.9))
+    report = exactly.verify(step, batch=arguments.batch_size, seed=arguments.seed)
+    return Answer(str(report).split("\n"), {"well": report.well, "equations": [asdict(line) for line in report.lines]}, report.well)
+
+
 def doctor(arguments: argparse.Namespace) -> Answer:
     """Check the installation."""
     from faltung import doctor as checks
@@ -162,6 +179,10 @@ def _parser() -> argparse.ArgumentParser:
     timed.add_argument("--net", default="lenet5", help="digits, lenet5 or wide")
     timed.add_argument("--batch-size", type=_positive, default=64)
     timed.add_argument("--seconds", type=float, default=2.0, help="how long to measure each")
+    held = add(verify)
+    held.add_argument("net", help="digits, lenet5 or wide")
+    held.add_argument("--batch-size", type=_positive, default=3)
+    held.add_argument("--seed", type=int, default=0)
     add(doctor)
     return parser
 

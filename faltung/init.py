@@ -25,6 +25,25 @@ def manual_seed(seed: int) -> None:
     _generator = np.random.default_rng(int(seed))
 
 
+def normal(shape: Sequence[int], dtype: str) -> np.ndarray:
+    """Values normal with mean 0 and variance 1, drawn in float32. Raises DTypeError for a type that is not float."""
+    if dtype not in FLOATS:
+        raise DTypeError(f"dtype {dtype} cannot be trained; use {' or '.join(FLOATS)}")
+    return _seeded().standard_normal(tuple(shape), dtype=np.float32).astype(dtype, copy=False)
+
+
+def key() -> int:
+    """31 random bits: what tells one layer's random numbers from another's."""
+    return int(_seeded().integers(2**31))
+
+
+def _seeded() -> np.random.Generator:
+    if _generator is None:
+        manual_seed(0)
+    assert _generator is not None
+    return _generator
+
+
 def uniform(shape: Sequence[int], fan_in: int, dtype: str) -> np.ndarray:
     """Values uniform in ±1/√fan_in, where fan_in counts the inputs that one output sums over.
 
@@ -34,12 +53,10 @@ def uniform(shape: Sequence[int], fan_in: int, dtype: str) -> np.ndarray:
     """
     if dtype not in FLOATS:
         raise DTypeError(f"dtype {dtype} cannot be trained; use {' or '.join(FLOATS)}")
-    if _generator is None:
-        manual_seed(0)
-    assert _generator is not None
+    generator = _seeded()
     bound = np.float32(1 / math.sqrt(fan_in))
     try:
-        values = _generator.random(tuple(shape), dtype=np.float32)
+        values = generator.random(tuple(shape), dtype=np.float32)
         values *= 2 * bound
         values -= bound
         return values.astype(dtype, copy=False)

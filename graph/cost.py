@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, floor, gcd, prod
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -59,9 +59,12 @@ class Cost:
 def cost(eq: Equation, operands: Sequence[Typed], dtype: str, batch: int = 1) -> Cost:
     """The cost of one equation over operands, its result being of type `dtype`, with `batch` for the open extent."""
     extents = {name: _closed(e, batch) for name, e in eq.extents}
+    reads: dict[int, list[Access]] = {}  # by operand, which may stand in several slots
+    for slot, o in enumerate(operands):
+        reads.setdefault(id(o), []).extend(eq.read(slot))
     read = sum(
-        _touched(eq.read(slot), [_closed(e, batch) for e in o.shape], extents) * np.dtype(o.dtype).itemsize
-        for slot, o in enumerate(operands)
+        _touched(reads[key], [_closed(e, batch) for e in o.shape], extents) * np.dtype(o.dtype).itemsize
+        for key, o in {id(o): o for o in operands}.items()
     )
     points = prod(extents[i] for i in eq.free)
     return Cost(_flops(eq, extents), read, points * np.dtype(dtype).itemsize)
@@ -136,18 +139,16 @@ def _even(form: Affine, extents: Mapping[str, int]) -> Fraction:
 
 
 def _touched(reads: Sequence[Access], shape: Sequence[int], extents: Mapping[str, int]) -> int:
-    """Distinct elements of an operand that its reads reach; exact but for windows that leave irregular gaps."""
-    total = sum(prod(_values(f, e, extents) for f, e in zip(a.index, shape, strict=True)) for a in reads)
-    return min(total, prod(shape))
+    """Elements of an operand that its reads reach; where different reads overlap, at most all of it."""
+    distinct = {a.index for a in reads}
+    return min(sum(prod(_values(f, e, extents) for f, e in zip(i, shape, strict=True)) for i in distinct), prod(shape))
 
 
 def _values(form: Affine, extent: int, extents: Mapping[str, int]) -> int:
-    """At most how many values the form has inside [0, extent): those of the progression it runs through."""
-    low, high = form.range(extents)
-    if low > high or any(not extents[n] for n in form.names):
-        return 0
-    step = gcd(*(c for _, c in form.terms)) / form.den if form.terms else 1
-    step = max(step, 1)
-    first = low + ceil(max(0.0, -low) / step) * step
-    inside = floor((min(high, extent - 1) - first) / step) + 1
-    return max(0, min(inside, prod(extents[n] for n in form.names)))
+    """How many positions in [0, extent) the form reaches, by counting."""
+    if form.name is not None:
+        return min(extents[form.name], extent)
+    reached = {form.const}
+    for name, c in form.terms:
+        reached = {v + c * k for v in reached for k in range(extents[name])}
+    return sum(v % form.den == 0 and 0 <= v < extent * form.den for v in reached)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 
 from faltung.graph import functions, recognise
@@ -75,14 +76,14 @@ class _Scope:
 
 
 def derive(output: Tensor, slot: int, cotangent: Tensor) -> list[Tensor]:
-    """Cotangent contributions of operand `slot`, one tensor for each distinct read of it.
+    """Cotangent contributions of operand `slot`, one tensor for each distinct read of it, and place: summed or not.
 
     `cotangent` has the shape of `output`. Raises UnsupportedOp for a reduction without a derivative.
     """
     found: list[Tensor] = []
     for eq in output.equations:
-        for access in eq.read(slot):
-            d = _one(output, eq, access, cotangent)
+        for access, summed in product(eq.read(slot), (False, True)):
+            d = _one(output, eq, access, summed, cotangent)
             if d is not None:
                 found.append(
                     computed(d.equation, d.operands, dtype=output.operands[slot].dtype, op="gradient", derivation=d.steps)
@@ -90,17 +91,17 @@ def derive(output: Tensor, slot: int, cotangent: Tensor) -> list[Tensor]:
     return found
 
 
-def _one(output: Tensor, eq: Equation, access: Access, cotangent: Tensor) -> Derivation | None:
+def _one(output: Tensor, eq: Equation, access: Access, summed: bool, cotangent: Tensor) -> Derivation | None:
     scope = _Scope(output.operands, eq.operands)
     wanted = eq.operands[access.slot] if access.slot < len(eq.operands) else "X"
     steps = [Step("equation", str(eq))]
-    local = _partial(output, eq, access, scope)
+    local = _partial(output, eq, access, summed, scope)
     if local is ZERO:
         return None
     y_bar = Access(scope.slot(cotangent, bar(eq.target)), eq.lhs)
     term = _times(y_bar, local)
     shape = output.operands[access.slot].shape
-    indices = list(eq.free) + [i for i in eq.bound if i in used_indices(term) or i in used_indices(access)]
+    indices = [*eq.free, *(eq.bound if summed else ())]
     z = _result_names(access, shape, eq)
     name, names = bar(wanted), tuple(scope.names)
     primed = {i: f"{i}′" if i in z else i for i in eq.extent}
@@ -121,10 +122,13 @@ def _one(output: Tensor, eq: Equation, access: Access, cotangent: Tensor) -> Der
 # ---- the local derivative: ∂(expr)/∂(access) as an expression over free and bound indices ----
 
 
-def _partial(output: Tensor, eq: Equation, access: Access, scope: _Scope) -> Expr:
+def _partial(output: Tensor, eq: Equation, access: Access, summed: bool, scope: _Scope) -> Expr:
+    """By the read inside the reduction (`summed`) or by the read outside of it."""
     reduce = eq.reduce
-    if reduce is None or access not in set(walk(reduce.body)):
+    if not summed:
         outer = differentiate(eq.expr, access, _forward_value(output, eq, scope))
+    elif reduce is None or access not in set(walk(reduce.body)):
+        return ZERO
     else:
         outer = _times(differentiate(eq.expr, reduce, _forward_value(output, eq, scope)), _inner(output, eq, reduce, access, scope))
     nested = reduction(outer)

@@ -2,7 +2,8 @@
 
 Columns: name | NumPy value | exact value | SymPy | derivative by each argument | Unicode | LaTeX. The derivative column gets the
 arguments and y = f(arguments), already computed, so that exp' = y costs nothing and relu' needs no stored input.
-Comparisons are Iverson brackets: 1 where they hold, 0 elsewhere, derivative 0.
+Comparisons are Iverson brackets: 1 where they hold, 0 elsewhere, derivative 0. `random(i, t, k)` is no generator but a
+function: BITS well mixed bits of position i, step t and key k, a whole number; whoever computes it gets the same.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -80,6 +82,47 @@ def _div(a: Any, b: Any) -> Any:
         return np.true_divide(a, b)
 
 
+_erf = np.vectorize(math.erf, otypes=[float])
+
+
+def _softplus(x: Any) -> Any:
+    with np.errstate(invalid="ignore"):
+        return np.logaddexp(0, x)
+
+
+def _expm1(x: Any) -> Any:
+    with np.errstate(over="ignore"):
+        return np.expm1(x)
+
+
+# a bijection of 32-bit words in which every bit of the input reaches every bit of the output (C. Wellons, lowbias32)
+#          shift  factor, modulo 2³²
+MIX = ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1))  # fmt: skip
+BITS = 24  # of the 32, the upper ones: as many as a float32 holds exactly
+
+
+def _mixed(h: Any) -> Any:
+    return reduce(lambda h, row: ((h ^ (h >> row[0])) * row[1]) & 0xFFFFFFFF, MIX, h)
+
+
+def mixed(i: Any, t: Any, k: Any) -> Any:
+    """`random` on whole numbers, Python's or NumPy's uint64: mix(mix(i) ⊕ mix(mix(k) ⊕ t)), its upper BITS."""
+    return _mixed(_mixed(i & 0xFFFFFFFF) ^ _mixed(_mixed(k & 0xFFFFFFFF) ^ (t & 0xFFFFFFFF))) >> (32 - BITS)
+
+
+def _random(i: Any, t: Any, k: Any) -> Any:
+    words = (np.asarray(v).astype(np.int64).astype(np.uint64) for v in (i, t, k))
+    return mixed(*words).astype(np.float64)
+
+
+def _random_exactly(i: Any, t: Any, k: Any) -> int:
+    return int(mixed(int(i), int(t), int(k)))
+
+
+def _nowhere(i: Expr, t: Expr, k: Expr, y: Expr) -> tuple[Expr, ...]:
+    return ZERO, ZERO, ZERO
+
+
 _ROWS = [
     #        name       NumPy            exact                       derivative                                                   Unicode          LaTeX                            binding
     Function("add",     np.add,          lambda a, b: a + b,         lambda sp, a, b: a + b, lambda a, b, y: (ONE, ONE),                                  "{} + {}",       "{} + {}",                       1),
@@ -88,10 +131,13 @@ _ROWS = [
     Function("div",     _div,            _exact_div,                 lambda sp, a, b: a / b, lambda a, b, y: (apply("div", ONE, b), apply("neg", apply("div", y, b))), "{}/{}", r"\frac{{{}}}{{{}}}",      2),
     Function("neg",     np.negative,     lambda a: -a,               lambda sp, a: -a, lambda a, y: (const(-1),),                                   "-{}",           "-{}",                           3),
     Function("exp",     np.exp,          None,                       lambda sp, a: sp.exp(a), lambda a, y: (y,),                                           "exp({})",       r"\exp({})"),
+    Function("expm1",   _expm1,          None,                       lambda sp, a: sp.exp(a) - 1, lambda a, y: (apply("exp", a),),                         "expm1({})",     r"\mathrm{{expm1}}({})"),
     Function("log",     _log,            None,                       lambda sp, a: sp.log(a), lambda a, y: (apply("div", ONE, a),),                        "log({})",       r"\log({})"),
     Function("sqrt",    np.sqrt,         None,                       lambda sp, a: sp.sqrt(a), lambda a, y: (apply("div", const(0.5), y),),                 "√({})",         r"\sqrt{{{}}}"),
     Function("tanh",    np.tanh,         None,                       lambda sp, a: sp.tanh(a), lambda a, y: (apply("sub", ONE, apply("mul", y, y)),),       "tanh({})",      r"\tanh({})"),
     Function("sigmoid", _sigmoid,        None,                       lambda sp, a: 1 / (1 + sp.exp(-a)), lambda a, y: (apply("mul", y, apply("sub", ONE, y)),),       "σ({})",         r"\sigma({})"),
+    Function("softplus", _softplus,      None,                       lambda sp, a: sp.log(1 + sp.exp(a)), lambda a, y: (apply("sigmoid", a),),             "softplus({})",  r"\mathrm{{softplus}}({})"),
+    Function("erf",     _erf,            None,                       lambda sp, a: sp.erf(a), lambda a, y: (apply("mul", const(2 / math.sqrt(math.pi)), apply("exp", apply("neg", apply("mul", a, a)))),), "erf({})", r"\mathrm{{erf}}({})"),
     Function("relu",    _relu,           lambda a: max(a, 0),        lambda sp, a: sp.Max(a, 0), lambda a, y: (apply("gt", y, ZERO),),                        "relu({})",      r"\mathrm{{relu}}({})"),
     Function("abs",     np.abs,          abs,                        lambda sp, a: sp.Abs(a), lambda a, y: (apply("sub", apply("gt", a, ZERO), apply("lt", a, ZERO)),), "|{}|", r"\lvert {} \rvert"),
     Function("max",     _max,            max,                        lambda sp, a, b: sp.Max(a, b), lambda a, b, y: (apply("ge", a, b), apply("lt", a, b)),      "max({}, {})",   r"\max({}, {})"),
@@ -102,6 +148,7 @@ _ROWS = [
     Function("ge",      _bool(np.greater_equal), _iverson(lambda a, b: a >= b), _bracket("Ge"), _both,                                            "[{} ≥ {}]",     r"[{} \ge {}]"),
     Function("eq",      _bool(np.equal), _iverson(lambda a, b: a == b),  _bracket("Eq"), _both,                                                   "[{} = {}]",     r"[{} = {}]"),
     Function("ne",      _bool(np.not_equal), _iverson(lambda a, b: a != b), _bracket("Ne"), _both,                                                "[{} ≠ {}]",     r"[{} \ne {}]"),
+    Function("random",  _random,         _random_exactly,            lambda sp, i, t, k: _random_exactly(i, t, k), _nowhere,                           "random({}, {}, {})", r"\mathrm{{random}}({}, {}, {})"),
     Function("stop",    lambda a: a,     lambda a: a,                lambda sp, a: a, lambda a, y: (ZERO,),                                        "stop({})",      r"\mathrm{{stop}}({})"),
 ]  # fmt: skip
 

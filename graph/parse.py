@@ -10,9 +10,10 @@
              | "[" expr COMPARE expr "]"            Iverson bracket; COMPARE = = ≠ < > ≤ ≥
     slots    = affine, …     indices = NAME ("<" extent)?, …
 
-Attributes (`s`, `P`, …) are numbers given with the text. Two shorthands make one row serve every rank:
-`s*i+d*p-P...` repeats a slot for each spatial axis (i → i, j, k; p → p, q, r; attributes by axis), and
-`X[...]` reads a whole operand, broadcasting axes of extent 1 and missing leading axes as NumPy does.
+Attributes (`s`, `P`, …) are numbers given with the text. Three shorthands make one row serve every rank:
+`s*i+d*p-P...` repeats a slot for each spatial axis (i → i, j, k; p → p, q, r; attributes by axis), `[0 ≤ s*i+p < E]...`
+is the product of the bracket over the spatial axes, and `X[...]` reads a whole operand, broadcasting axes of extent 1
+and missing leading axes as NumPy does.
 """
 
 from __future__ import annotations
@@ -33,33 +34,34 @@ from faltung.graph.syntax import REDUCTIONS, Tree, read
 FAMILIES = {"i": "ijk", "p": "pqr", "u": "uvw", "x": "xyz"}
 LETTERS = {0: "", 1: "i", 2: "nk", 3: "nci", 4: "ncij", 5: "ncijk"}
 
-_SPATIAL = re.compile(r"([^\[\],:()]*)\.\.\.")
+_SPATIAL = re.compile(r"((?:[^\[\],:()]|\([^\[\],:.()]*\))*)\.\.\.")  # a slot may hold brackets: (i+P-d*p)/s...
+_BRACKET = re.compile(r"(\[[^\[\]]*[=≠<>≤≥][^\[\]]*\])\.\.\.")
 _NAME = re.compile(r"[^\W\d_]\w*")
 
 Attribute = int | float | Fraction | Sequence[int]
 
 
 def spatial(text: str, rank: int, attributes: Mapping[str, Attribute]) -> str:
-    """Every `slot...` repeated for `rank` spatial axes, attributes replaced by their axis' number."""
+    """Every `slot...` and `[bracket]...` repeated for `rank` spatial axes, attributes replaced by their axis' number."""
 
-    def repeat(match: re.Match[str]) -> str:
-        if not match[1].strip():
-            return match[0]
+    def axis(part: str, t: int) -> str:
+        def name(m: re.Match[str]) -> str:
+            value = attributes.get(m[0])
+            if isinstance(value, Sequence):
+                if t >= len(value):
+                    raise EquationError(f"{text}: attribute {m[0]} has {len(value)} values for {rank} spatial axes")
+                return str(value[t])
+            return FAMILIES[m[0]][t] if m[0] in FAMILIES and m[0] not in attributes else m[0]
 
-        def axis(t: int) -> str:
-            def name(m: re.Match[str]) -> str:
-                value = attributes.get(m[0])
-                if isinstance(value, Sequence):
-                    if t >= len(value):
-                        raise EquationError(f"{text}: attribute {m[0]} has {len(value)} values for {rank} spatial axes")
-                    return str(value[t])
-                return FAMILIES[m[0]][t] if m[0] in FAMILIES and m[0] not in attributes else m[0]
+        return _NAME.sub(name, part)
 
-            return _NAME.sub(name, match[1])
+    def slots(match: re.Match[str]) -> str:
+        return ",".join(axis(match[1], t) for t in range(rank)) if match[1].strip() else match[0]
 
-        return ",".join(axis(t) for t in range(rank))
+    def brackets(match: re.Match[str]) -> str:
+        return "*".join(axis(match[1], t) for t in range(rank)) or "1"
 
-    return _SPATIAL.sub(repeat, text).replace("[,", "[").replace(",]", "]")
+    return _SPATIAL.sub(slots, _BRACKET.sub(brackets, text)).replace("[,", "[").replace(",]", "]")
 
 
 def parse(
@@ -155,7 +157,7 @@ def _build(
     def number(node: object) -> Fraction | float:
         match node:
             case ("number", str(digits)):
-                return Fraction(digits) if "e" not in digits.lower() else float(digits)
+                return float(digits) if "e" in digits.lower() or len(digits) > 12 else Fraction(digits)  # as expr.const has it
             case ("name", str(name)):
                 value = attributes.get(name)
                 if isinstance(value, (int, float, Fraction)):

@@ -126,26 +126,33 @@ def name(eq: Equation) -> str:
     if len(product) != 2 or len(_factors(reduce.body)) != 2:
         masked = any(isinstance(x, Apply) and x.fn == "eq" for x in _factors(reduce.body))
         return "unpooling" if masked else f"sum of products over {', '.join(reduce.indices)}"
-    a, b = sorted(product, key=lambda x: all(_plain(f) for f in x.index))
-    slots = [f for f in a.index if not _plain(f)]
+    digits = {n for n in eq.free if all(any(n in f.names and not _plain(f) for f in x.index) for x in product)}  # of groups
+    a, b = sorted(product, key=lambda x: not _windows(x, digits))
+    slots = _windows(a, digits)
     if not slots:
         return "matrix product" if set(eq.free) - set(_names(a)) and set(eq.free) - set(_names(b)) else "contraction"
-    rank = f"{len(slots)}-D "
-    if any(f.den != 1 for f in slots):
-        return f"{rank}transposed convolution, stride {_list(f.den for f in slots)}"
+    alone = {f.name for f in a.index} & {f.name for f in b.index} & set(eq.free)
+    rank = f"{len(slots)}-D {'grouped ' if digits else 'depthwise ' if alone else ''}"
     bound_step = [f.coefficient(n) for f in slots for n in f.names if n in eq.bound and n in _names(b)]
     if a.index[0].name in eq.bound and a.index[0].name == b.index[0].name:  # summed over the batch: a weight gradient
         dilated = "" if all(s == 1 for s in bound_step) else f"{_list(bound_step)}-dilated "
         return f"{rank}correlation of {_operand(eq, a)} with {dilated}{_operand(eq, b)} over the batch"
+    if any(f.den != 1 for f in slots):
+        return f"{rank}transposed convolution, stride {_list(f.den for f in slots)}"
     if bound_step and all(c < 0 for c in bound_step):
-        return f"{rank}convolution with the flipped kernel{_strides(eq)}"
+        return f"{rank}convolution with the flipped kernel{_strides(eq, slots)}"
     if any(n in eq.bound for f in slots for n in f.names):
-        return f"{rank}convolution{_strides(eq)}"
+        return f"{rank}convolution{_strides(eq, slots)}"
     return "contraction"
 
 
-def _strides(eq: Equation) -> str:
-    slots = [f for a in eq.accesses for f in a.index if not _plain(f)]
+def _windows(a: Access, digits: set[str]) -> list[Affine]:
+    """Slots of several indices or an offset; a channel counted as a group and a place in it is none."""
+    return [f for f in a.index if not _plain(f) and not digits & set(f.names)]
+
+
+def _strides(eq: Equation, windows: list[Affine] | None = None) -> str:
+    slots = [f for a in eq.accesses for f in a.index if not _plain(f)] if windows is None else windows
     strides = [f.coefficient(n) for f in slots for n in f.names if n in eq.free]
     dilations = [abs(f.coefficient(n)) for f in slots for n in f.names if n in eq.bound]
     text = f", stride {_list(strides)}" if any(s != 1 for s in strides) else ""

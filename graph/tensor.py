@@ -180,6 +180,12 @@ class Tensor:
 
         return matmul(self, other)
 
+    def __getitem__(self, key: Any) -> Tensor:
+        """A part of the tensor, as NumPy's basic indexing has it: integers, slices, None and `...`."""
+        from faltung.graph.dsl import getitem
+
+        return getitem(self, key)
+
     def sum(self, axis: int | Sequence[int] | None = None) -> Tensor:
         """Sum over axes (default: all)."""
         from faltung.graph.dsl import sum as sum_

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -34,10 +35,13 @@ def compile(outputs: Tensor | Sequence[Tensor], *, dtype: str | None = None) -> 
     Raises DTypeError for another dtype, CompileError when LLVM refuses a kernel.
     """
     single = isinstance(outputs, Tensor)
-    wanted = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    for t in wanted:
-        if not isinstance(t, Tensor):
-            raise DTypeError(f"compile takes tensors, got {type(t).__name__}; call the network on an input first: net(ft.input(…))")
+    given: list[Any] = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+    wanted: list[Tensor] = []
+    for t in given:
+        if isinstance(t, Tensor):
+            wanted.append(t)
+        else:
+            raise DTypeError(f"compile takes tensors (one, or a list of them), got {type(t).__name__}; call a network on an input first: net(ft.input(…))")
     origins: dict[Tensor, Tensor] = {}
     if dtype is not None:
         wanted, origins = _retyped(wanted, dtype)
@@ -56,8 +60,9 @@ def compile_step(
     """A whole training step as one native call: forward, backward and update of all parameters of `network`.
 
     `step(images, labels)` gives the loss before the update, or (loss, *outputs) when outputs are asked for.
-    Raises ShapeError for a loss that is no scalar.
+    Raises ShapeError for a loss that is no scalar, DTypeError for arguments of another kind.
     """
+    _check_kinds(loss, network, optimiser, outputs)
     if loss.shape:
         raise ShapeError(f"compile_step: the loss has shape {list(loss.shape)}; reduce it to a scalar, as in loss.mean()")
     named = dict(network) if isinstance(network, Mapping) else dict(network.named_parameters())
@@ -65,7 +70,7 @@ def compile_step(
     named = {n: p for n, p in named.items() if p in used}
     gradients = grad(loss, named)
     update = optimiser.update(list(named.values()), [gradients[n] for n in named])
-    assignments = [*update.assignments, *_running(network)]
+    assignments = [*update.assignments, *_running(network, loss, *outputs)]
     targets = [new for _, new in assignments]
     trace = Trace()
     results = optimise([loss, *outputs, *targets], trace.passed)
@@ -79,10 +84,25 @@ def compile_step(
     return Step(program, update, optimiser, updates)
 
 
-def _running(network: object) -> list[tuple[Tensor, Tensor]]:
-    """States that the network itself moves on in training (running statistics), with their new values."""
+def _check_kinds(loss: object, network: object, optimiser: object, outputs: object) -> None:
+    if not isinstance(loss, Tensor):
+        raise DTypeError(f"compile_step: the loss must be a tensor, got {type(loss).__name__}")
+    if not isinstance(network, Mapping) and not hasattr(network, "named_parameters"):
+        raise DTypeError(f"compile_step: the network must be a layer or a dict of parameters, got {type(network).__name__}")
+    if isinstance(network, Mapping) and not all(isinstance(p, Tensor) for p in network.values()):
+        raise DTypeError("compile_step: the dict of parameters must hold tensors")
+    if isinstance(optimiser, type):
+        raise DTypeError(f"compile_step: write {optimiser.__name__}(...): an optimiser, not its class")
+    if not isinstance(optimiser, Optimiser):
+        raise DTypeError(f"compile_step: the optimiser must be one of ft.optim, got {type(optimiser).__name__}")
+    if not isinstance(outputs, (list, tuple)) or not all(isinstance(t, Tensor) for t in outputs):
+        raise DTypeError("compile_step: outputs must be a list of tensors")
+
+
+def _running(network: object, *results: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """States that the network itself moves on when these results are computed (running statistics), with their new values."""
     updates = getattr(network, "updates", None)
-    return list(updates()) if callable(updates) else []
+    return list(updates(*results)) if callable(updates) else []
 
 
 class Step(Model):
@@ -93,10 +113,10 @@ class Step(Model):
         self._update = update
         self.lr: float = optimiser.lr
         self.steps = 0  # updates made so far
+        self._counting = threading.Lock()
         scalars = {id(t): name for name, t in update.scalars.items()}
-        self._all_inputs = self._inputs
-        self._scalar_names = [scalars.get(id(t)) for t in self._all_inputs]
-        self._arguments_only = [t for t, s in zip(self._all_inputs, self._scalar_names, strict=True) if s is None]
+        self._scalar_names = [scalars.get(id(t)) for t in self._inputs]
+        self._arguments_only = [t for t, s in zip(self._inputs, self._scalar_names, strict=True) if s is None]
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -105,15 +125,16 @@ class Step(Model):
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """One step on a batch: the loss as a float, or (loss, *outputs)."""
-        self._inputs = self._arguments_only
+        given = iter(self._arguments(self._arguments_only, args, named))
+        with self._counting:
+            scalars = self._update.values(self.steps + 1, self.lr)
+            self.steps += 1
         try:
-            given = iter(self._arguments(args, named))
-        finally:
-            self._inputs = self._all_inputs
-        scalars = self._update.values(self.steps + 1, self.lr)
-        values = [next(given) if s is None else scalars[s] for s in self._scalar_names]
-        results = self._run(values)
-        self.steps += 1
+            results = self._run([next(given) if s is None else scalars[s] for s in self._scalar_names])
+        except BaseException:
+            with self._counting:
+                self.steps -= 1  # a step that fails is no step
+            raise
         loss = float(results[0])
         return (loss, *results[1:]) if len(results) > 1 else loss
 
@@ -124,16 +145,22 @@ class Step(Model):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave. Raises ShapeError for missing, unexpected or misshapen entries."""
+        if not isinstance(state, Mapping):
+            raise DTypeError(f"load_state_dict takes a dict, got {type(state).__name__}")
         expected = {*self._update.states, "steps"}
         if set(state) != expected:
-            missing, extra = sorted(expected - set(state)), sorted(set(state) - expected)
+            missing, extra = sorted(expected - set(state)), sorted(map(str, set(state) - expected))
             raise ShapeError(f"optimiser state does not fit: missing {missing or 'nothing'}, unexpected {extra or 'nothing'}")
+        steps = np.asarray(state["steps"])
+        if steps.shape != () or steps.dtype.kind not in "iu" or steps < 0:
+            raise ShapeError(f"optimiser state: steps must be a whole number of at least 0, got {state['steps']!r}")
+        arrays = {name: np.asarray(state[name]) for name in self._update.states}
         for name, t in self._update.states.items():
-            if np.shape(state[name]) != t.shape:
-                raise ShapeError(f"optimiser state {name}: expected shape {list(t.shape)}, got {list(np.shape(state[name]))}")
+            if arrays[name].shape != t.shape or arrays[name].dtype.kind not in "fiu":
+                raise ShapeError(f"optimiser state {name}: expected shape {list(t.shape)} of numbers, got {list(arrays[name].shape)} {arrays[name].dtype}")
         for name, t in self._update.states.items():
-            t.assign(state[name])
-        self.steps = int(state["steps"])
+            t.assign(arrays[name])
+        self.steps = int(steps)
 
 
 def _retyped(outputs: Sequence[Tensor], dtype: str) -> tuple[list[Tensor], dict[Tensor, Tensor]]:

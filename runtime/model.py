@@ -121,6 +121,10 @@ class Model:
                 "the result has the open batch axis, but reads no input that has it, so nothing says how large the batch is; "
                 "give the input a fixed first extent instead of None"
             )
+        names = [t.name for t in self._inputs]
+        twice = [n for n in names if names.count(n) > 1]
+        if twice:
+            raise ShapeError(f"two inputs are called {twice[0]!r}; give every input a name of its own")
         self._held = [(t, origins.get(t, t), program.buffer[t]) for t in program.held]
         self._seen: dict[Tensor, int] = {}
         self._prepared = False
@@ -137,7 +141,7 @@ class Model:
 
         Raises ShapeError or DTypeError for arguments that do not fit, saying what was expected.
         """
-        return self._run(self._arguments(args, named))
+        return self._run(self._arguments(self._inputs, args, named))
 
     # ---- looking inside ----
 
@@ -192,12 +196,12 @@ class Model:
 
     # ---- arguments ----
 
-    def _arguments(self, args: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
-        names = [t.name for t in self._inputs]
+    def _arguments(self, inputs: Sequence[Tensor], args: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+        names = [t.name for t in inputs]
         if len(args) > len(names):
             raise ShapeError(f"{len(args)} arguments given, but the model has {len(names)} inputs: {', '.join(names) or 'none'}")
         values = list(args)
-        for t in self._inputs[len(args) :]:
+        for t in inputs[len(args) :]:
             if t.name not in named:
                 raise ShapeError(f"no value for input {t.name!r}; the inputs are {', '.join(names)}")
             values.append(named[t.name])
@@ -280,7 +284,10 @@ def _as_array(t: Tensor, value: Any) -> Array:
     if not isinstance(value, np.ndarray):
         if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
             value = np.from_dlpack(value)
-        value = np.asarray(value)
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise DTypeError(f"input {t.name!r}: not an array of {t.dtype} ({error})") from None
     array: Array = value
     if array.dtype.kind not in "fiub":
         raise DTypeError(f"input {t.name!r}: an array of {array.dtype} is not numeric; expected {t.dtype}")

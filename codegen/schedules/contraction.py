@@ -27,7 +27,7 @@ from itertools import product
 from math import prod
 
 from faltung.codegen.layout import Layout, Place
-from faltung.codegen.loops import Expr, Int, Reg
+from faltung.codegen.loops import ELEMS, Expr, Int, Reg
 from faltung.codegen.lower import Lowering, Memory
 from faltung.codegen.schedules.generic import sum_of_parts
 from faltung.codegen.schedules.task import RESULT, Plan, Task, Work
@@ -39,6 +39,8 @@ PARTS = 8  # of the batch, when images are reduced
 SMALL = 256 * 1024  # elements of a result that is kept once for each part
 CHUNKS = 4  # of an open row axis, so that there is parallel work at any batch size
 GRAIN = 64
+LINE = 64  # bytes that memory moves at a time
+LATENCY = 1000  # cycles of multiply-adds between asking memory for a line and using it
 
 
 # ---- the kernel ----
@@ -143,8 +145,11 @@ class _Nest:
                 tiled.append((i, CHUNKS, False) if isinstance(e, Batch) else (i, -(-e // tile[i]), False))
             else:
                 whole.append((i, self.k.N if isinstance(e, Batch) else e, isinstance(e, Batch)))
-        # an image (or batch) stays in cache while all blocks of columns pass over it; plain matrices keep B's block
-        return [*whole[:1], *lane, *whole[1:], *tiled] if whole and whole[0][0] not in self.c.columns else [*lane, *whole, *tiled]
+        if not whole or whole[0][0] in self.c.columns:
+            return [*lane, *whole, *tiled]  # plain matrices keep B's block in cache
+        if self.images is None and self._b_stays:
+            return [*whole, *tiled, *lane]  # all of B stays in cache, and each row of A is fetched once
+        return [*whole[:1], *lane, *whole[1:], *tiled]  # an image stays while all blocks of columns pass over it
 
     def _enter(self, name: str, v: Expr) -> dict[str, Place]:
         tile = dict(self.form.tile)
@@ -254,6 +259,7 @@ class _Nest:
                 full, tail = divmod(fixed(e), size)
                 if full:
                     with self.k.loop(f"{i}_block", 0, full) as outer:
+                        self._ask_for_next_tile(now | dict.fromkeys(rest[1:], Place(Int(0))) | {i: Place.split(outer, Int(0), size)}, offsets)
                         inner(i, rest[1:], now, lambda v: Place.split(outer, v, size), size)
                 if tail:
                     inner(i, rest[1:], now, lambda v: Place.split(Int(full), v, size), tail)
@@ -306,6 +312,8 @@ class _Nest:
         lane_axis = next(axis for axis, form in enumerate(self.c.b.index) if form.name == self.form.lane)
         v_step = self.b.layout.strides[lane_axis, 0]
         for u in range(count):
+            if i is not None:
+                self._ask_for_later_steps(i, a0 + u * a_step, [b0 + (u * b_step + v * v_step) for v in range(self.form.vectors)])
             w = [k.load(self.b.buffer, b0 + (u * b_step + v * v_step), self.lanes, name="w") for v in range(self.form.vectors)]
             for n, offset in enumerate(offsets):
                 x = k.splat(k.peek(self.a.buffer, a0 + (u * a_step + offset), 1), self.lanes)
@@ -313,6 +321,61 @@ class _Nest:
                     x = k.let(x, "x")
                 for v in range(self.form.vectors):
                     k.set(acc[n][v], k.fma(x, w[v], acc[n][v]))
+
+    # ---- what will be read soon ----
+    # Hardware prefetchers follow lines that are near each other. These follow what the loops know; an address behind the
+    # end of an operand, or one that the end of a row makes wrong, costs a little bandwidth and nothing else.
+
+    @property
+    def _b_stays(self) -> bool:
+        """Whether all of B stays in the second level of cache: weights that are not too many."""
+        constant, per_image = self.b.layout.size
+        return not per_image and constant * ELEMS[self.b.buffer.elem].bytes <= self.task.target.l2 // 2
+
+    def _ask_for_next_tile(self, places: Mapping[str, Place], offsets: list[int]) -> None:
+        """Ask for the lines of A that the next tile reads at this block of a reduced index.
+
+        Blocks of channels are a whole map apart, and out-of-order execution sees less than one of them ahead.
+        """
+        ahead = self._to_next_tile()
+        if self.images is None and ahead is not None:
+            at = self.k.let(self.a.layout.address(self.c.a.index, places) + ahead, "ahead")
+            line = LINE // ELEMS[self.a.buffer.elem].bytes
+            for offset in sorted({o // line * line for o in offsets}):
+                self.k.prefetch(self.a.buffer, at + offset)
+
+    def _to_next_tile(self) -> int | None:
+        """The step in A from one tile to the next, along the innermost row index that has several tiles."""
+        tile = dict(self.form.tile)
+        order = [n for axis, _ in self.task.result.order for n, _ in sorted(self.eq.lhs[axis].terms, key=lambda t: -t[1])]
+        rows = [i for i in order if i in self.c.rows and not isinstance(self.eq.extent[i], Batch)]
+        rows.reverse()
+        for i in sorted(rows, key=lambda i: i not in tile):
+            if fixed(self.eq.extent[i]) > tile.get(i, 1):
+                moved = step(self.task, self.c, i)
+                return None if moved is None else moved * tile.get(i, 1)
+        return None
+
+    def _ask_for_later_steps(self, i: str, a: Expr, b: list[Expr]) -> None:
+        """Ask for what is read LATENCY cycles later, where an operand streams through the innermost reduced index.
+
+        Weights stream when they do not stay in cache: each is used for few rows only. A streams in the gradient by
+        the weights, a line for each step; its rows are followed by stepping along the reduced index outside `i`.
+        """
+        steps = -(-2 * LATENCY // (prod(self.points) * self.form.vectors))
+        if not self.b.layout.size[1]:
+            if not self._b_stays:
+                for address in b:
+                    self.k.prefetch(self.b.buffer, address + steps * self._moves(self.c.b, self.b.layout, i))
+            return
+        order = self._reduction_order()
+        outer = order[order.index(i) - 1] if order.index(i) else i
+        sizes = [self.eq.extent[n] for n in (i, outer)]
+        if outer == i or any(isinstance(e, Batch) for e in sizes) or self._reduced_block(outer) is not None:
+            return
+        if self._moves(self.c.a, self.a.layout, i) * ELEMS[self.a.buffer.elem].bytes >= LINE:
+            ahead = -(-steps // fixed(sizes[0])) * self._moves(self.c.a, self.a.layout, outer)
+            self.k.prefetch(self.a.buffer, a + ahead)
 
     def _moves(self, access: Access, layout: Layout, i: str) -> int:
         """Address step for one step of reduced index `i` (inside its block)."""

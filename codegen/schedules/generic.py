@@ -189,7 +189,7 @@ def _lane(task: Task, part: tuple[str, str] | None) -> str | None:
 
     for axis, form in enumerate(eq.lhs):
         i = form.name
-        if i is None:
+        if i is None or (part is not None and i == part[1]):  # the bounds of a part's loop are scalars
             continue
         split = dict(places) | {i: Place.split(Int(0), Int(0), task.lanes)}
         extent = eq.extent[i]

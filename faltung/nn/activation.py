@@ -1,11 +1,16 @@
-"""Layers without parameters that work element by element or normalise along one axis."""
+"""Layers that work element by element or normalise along one axis: TABLE of functions, and those with state of their own."""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
 
 from faltung.graph import dsl
 from faltung.graph.tensor import Tensor
+from faltung.nn.arguments import count
 from faltung.nn.module import Module
 
 
@@ -19,45 +24,74 @@ class Identity(Module):
         return dsl.as_tensor(input)
 
 
-class ReLU(Module):
-    """max(x, 0). `inplace` is taken for PyTorch's sake: memory is planned by the compiler."""
+class _Function(Module):
+    """A function of one tensor as a layer, with the function's own numbers as arguments.
 
-    def __init__(self, inplace: bool = False) -> None:
-        self.inplace = inplace
+    `inplace` is taken for PyTorch's sake: memory is planned by the compiler.
+    """
 
-    def forward(self, input: Any) -> Tensor:
-        return dsl.relu(input)
+    function: ClassVar[Callable[..., Tensor]]
+    defaults: ClassVar[dict[str, Any]] = {}
 
-
-class Tanh(Module):
-    """Hyperbolic tangent."""
-
-    def forward(self, input: Any) -> Tensor:
-        return dsl.tanh(input)
-
-
-class Sigmoid(Module):
-    """1 / (1 + exp(-x))."""
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        names = (*self.defaults, "inplace")
+        if len(args) > len(names) or any(n not in names for n in kwargs):
+            raise TypeError(f"{type(self).__name__} takes {', '.join(names)}; got {[*args, *kwargs]}")
+        given = self.defaults | dict(zip(names, args, strict=False)) | kwargs
+        self.inplace = bool(given.pop("inplace", False))
+        self.numbers = given
 
     def forward(self, input: Any) -> Tensor:
-        return dsl.sigmoid(input)
-
-
-class Softmax(Module):
-    """exp(x) normalised to sum 1 along `dim`."""
-
-    def __init__(self, dim: int = -1) -> None:
-        self.dim = dim
-
-    def forward(self, input: Any) -> Tensor:
-        return dsl.softmax(input, self.dim)
+        return type(self).function(input, **self.numbers)
 
     def extra_repr(self) -> str:
-        return f"dim={self.dim}"
+        return ", ".join(f"{name}={value!r}" for name, value in self.numbers.items())
 
 
-class LogSoftmax(Softmax):
-    """Logarithm of the softmax along `dim`."""
+def _layer(name: str, function: Callable[..., Tensor]) -> type[_Function]:
+    """The layer of a function, whose arguments behind the first are the layer's, with their defaults."""
+    _, *rest = inspect.signature(function).parameters.values()
+    inplace = inspect.Parameter("inplace", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False, annotation=bool)
+    body = {
+        "function": staticmethod(function),
+        "defaults": {p.name: p.default for p in rest},
+        "__signature__": inspect.Signature([*rest, inplace]),
+        "__doc__": inspect.getdoc(function),
+        "__module__": __name__,
+    }
+    return type(name, (_Function,), body)
+
+
+ReLU = _layer("ReLU", dsl.relu)
+ReLU6 = _layer("ReLU6", dsl.relu6)
+LeakyReLU = _layer("LeakyReLU", dsl.leaky_relu)
+Hardtanh = _layer("Hardtanh", dsl.hardtanh)
+ELU = _layer("ELU", dsl.elu)
+CELU = _layer("CELU", dsl.celu)
+SELU = _layer("SELU", dsl.selu)
+GELU = _layer("GELU", dsl.gelu)
+SiLU = _layer("SiLU", dsl.silu)
+Mish = _layer("Mish", dsl.mish)
+Tanh = _layer("Tanh", dsl.tanh)
+Sigmoid = _layer("Sigmoid", dsl.sigmoid)
+LogSigmoid = _layer("LogSigmoid", dsl.logsigmoid)
+Hardsigmoid = _layer("Hardsigmoid", dsl.hardsigmoid)
+Hardswish = _layer("Hardswish", dsl.hardswish)
+Softplus = _layer("Softplus", dsl.softplus)
+Softsign = _layer("Softsign", dsl.softsign)
+Softmax = _layer("Softmax", dsl.softmax)
+LogSoftmax = _layer("LogSoftmax", dsl.log_softmax)
+
+
+class PReLU(Module):
+    """x above 0, weight·x elsewhere: one trained weight, or one for each channel. Raises ShapeError."""
+
+    def __init__(self, num_parameters: int = 1, init: float = 0.25, dtype: str = "float32") -> None:
+        self.weights = count("PReLU", "num_parameters", num_parameters)
+        self.weight = dsl.parameter(np.full(self.weights, init), "weight", dtype)
 
     def forward(self, input: Any) -> Tensor:
-        return dsl.log_softmax(input, self.dim)
+        return dsl.prelu(input, self.weight)
+
+    def extra_repr(self) -> str:
+        return f"num_parameters={self.weights}"

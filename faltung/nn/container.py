@@ -1,8 +1,8 @@
-"""Sequential: modules one after the other."""
+"""Sequential: modules one after the other; ModuleList: modules that their owner calls itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, overload
 
 from faltung.graph.errors import DTypeError, ShapeError
@@ -22,11 +22,11 @@ class Sequential(Module):
         else:
             parts = {str(place): part for place, part in enumerate(modules)}  # type: ignore[misc]
         for name, part in parts.items():
-            self._add(name, part)
+            _add(self, name, part)
 
     def append(self, module: Module) -> Sequential:
         """Add a module at the end and return the sequence. Raises DTypeError for what is not a module."""
-        self._add(str(len(self)), module)
+        _add(self, str(len(self)), module)
         return self
 
     def forward(self, input: Any) -> Any:
@@ -57,11 +57,42 @@ class Sequential(Module):
             raise IndexError(f"position {at} in a sequence of {len(parts)} modules")
         return parts[at]
 
-    def _add(self, name: str, part: Any) -> None:
-        if not isinstance(part, Module):
-            called = getattr(part, "__name__", type(part).__name__)
-            what = f"the class {called}: write {called}()" if isinstance(part, type) else called
-            raise DTypeError(f"Sequential: part {name} is not a module but {what}; functions have modules too, relu is nn.ReLU()")
-        if name in vars(self):
-            raise ShapeError(f"Sequential: there is a part {name!r} already")
-        setattr(self, name, part)
+
+class ModuleList(Module):
+    """Modules in order, named "0", "1", …, that belong to their owner and are called by it.
+
+    Raises DTypeError for what is not a module.
+    """
+
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        self.extend(modules)
+
+    def append(self, module: Module) -> ModuleList:
+        """Add a module at the end and return the list. Raises DTypeError for what is not a module."""
+        _add(self, str(len(self)), module)
+        return self
+
+    def extend(self, modules: Iterable[Module]) -> ModuleList:
+        """Add modules at the end and return the list. Raises DTypeError for what is not a module."""
+        for module in modules:
+            self.append(module)
+        return self
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.children())
+
+    def __iter__(self) -> Iterator[Module]:
+        return self.children()
+
+    def __getitem__(self, at: int) -> Module:
+        return list(self.children())[at]
+
+
+def _add(owner: Module, name: str, part: Any) -> None:
+    if not isinstance(part, Module):
+        called = getattr(part, "__name__", type(part).__name__)
+        what = f"the class {called}: write {called}()" if isinstance(part, type) else called
+        raise DTypeError(f"{type(owner).__name__}: part {name} is not a module but {what}; functions have modules too, relu is nn.ReLU()")
+    if name in vars(owner):
+        raise ShapeError(f"{type(owner).__name__}: there is a part {name!r} already")
+    setattr(owner, name, part)

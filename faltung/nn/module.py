@@ -1,21 +1,28 @@
-"""Module: a layer, or a network of layers, that owns its parameters.
+"""Module: a layer, or a network of layers, that owns its parameters and states.
 
 There is no register beside the attributes: a module's parameters are its attributes that are parameter tensors, its
-children those that are modules, in the order of assignment. Keys are paths of attribute names, as in PyTorch.
-Assigning gives a parameter its key as name and a module its path, so that errors can say which layer they mean.
+buffers those that are states, its children those that are modules, in the order of assignment. Keys are paths of
+attribute names, as in PyTorch; a buffer whose name starts with _ is not saved. Assigning gives a tensor its key as
+name and a module its path, so that errors can say which layer they mean.
+
+A graph has no side effects. A layer whose state changes in training (running statistics) says so with `on_update`;
+whoever compiles a training step asks `updates` for the new values and assigns them with those of the parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeGuard
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from faltung.graph.errors import CheckpointError, FaltungError, UnsupportedOp
-from faltung.graph.tensor import Tensor
+from faltung.graph.tensor import Tensor, topological
 
+Now = Callable[[Tensor], Tensor]  # the value of a state as it is by now
+Change = Callable[[Now], "list[tuple[Tensor, Tensor]]"]
 MOST_FAULTS = 6  # an error message names that many, then counts
 
 
@@ -56,7 +63,7 @@ class Module:
     # ---- parameters and children ----
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, Module) or _is_parameter(value):
+        if isinstance(value, Module) or _is_held(value):
             if "." in name or not name:
                 raise UnsupportedOp(f"{name!r} names a part of {type(self).__name__}: names are not empty and have no dots")
             if callable(getattr(type(self), name, None)):
@@ -67,9 +74,9 @@ class Module:
             path = _join(self._path, name)
             for inner, module in value.named_modules(path):
                 object.__setattr__(module, "_path", inner)
-            for key, parameter in value.named_parameters(path):
-                parameter.name = key
-        elif _is_parameter(value):
+            for key, tensor in (*value.named_parameters(path), *value.named_buffers(path)):
+                tensor.name = key
+        elif _is_held(value):
             value.name = _join(self._path, name)
         object.__setattr__(self, name, value)
 
@@ -101,16 +108,27 @@ class Module:
 
     def named_parameters(self, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
         """Key and tensor of every parameter; a shared one once, under its first key, unless told otherwise."""
+        return self._named("parameter", prefix, remove_duplicate)
+
+    def named_buffers(self, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """Key and tensor of every state: what changes in training without being trained."""
+        return self._named("state", prefix, remove_duplicate)
+
+    def _named(self, kind: str, prefix: str, remove_duplicate: bool) -> Iterator[tuple[str, Tensor]]:
         seen: set[Tensor] = set()
         for path, module in self.named_modules(prefix, remove_duplicate):
             for name, value in list(vars(module).items()):
-                if _is_parameter(value) and not (remove_duplicate and value in seen):
+                if _is_held(value) and value.kind == kind and not (remove_duplicate and value in seen):
                     seen.add(value)
                     yield _join(path, name), value
 
     def parameters(self) -> Iterator[Tensor]:
         """Every parameter, once."""
         return (tensor for _, tensor in self.named_parameters())
+
+    def buffers(self) -> Iterator[Tensor]:
+        """Every state, once."""
+        return (tensor for _, tensor in self.named_buffers())
 
     @property
     def num_parameters(self) -> int:
@@ -120,18 +138,27 @@ class Module:
     # ---- values ----
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """A copy of every parameter's current value, under PyTorch's keys."""
-        return {key: np.array(t.read()) for key, t in self.named_parameters(remove_duplicate=False)}
+        """A copy of every parameter's and state's current value, under PyTorch's keys."""
+        return {key: np.array(t.read()) for key, t in self._saved().items()}
+
+    def _saved(self) -> dict[str, Tensor]:
+        """Key and tensor of what is saved, module by module, its parameters first."""
+        found: dict[str, Tensor] = {}
+        for path, module in self.named_modules(remove_duplicate=False):
+            held = [(name, value) for name, value in vars(module).items() if _is_held(value) and not name.startswith("_")]
+            for name, value in sorted(held, key=lambda item: item[1].kind != "parameter"):
+                found[_join(path, name)] = value
+        return found
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Loaded:
-        """Give the parameters the values of arrays under the same keys, converted to each parameter's type.
+        """Give parameters and states the values of arrays under the same keys, converted to each one's type.
 
         Raises CheckpointError, before anything is changed, naming keys that are missing or unexpected (allowed
         with strict=False, which returns them) and arrays of another shape.
         """
         if not isinstance(state_dict, Mapping):
             raise CheckpointError(f"load_state_dict takes a dict of arrays, got {type(state_dict).__name__}")
-        present = dict(self.named_parameters(remove_duplicate=False))
+        present = self._saved()
         missing = [key for key in present if key not in state_dict]
         unexpected = [str(key) for key in state_dict if key not in present]
         faults = [f"{key} is missing" for key in missing] + [f"{key} is unexpected" for key in unexpected] if strict else []
@@ -159,6 +186,35 @@ class Module:
         """Clear `training` here and below."""
         return self.train(False)
 
+    # ---- what changes in training ----
+
+    def on_update(self, result: Tensor, change: Change) -> None:
+        """Declare that a training step that computes `result` changes states of this module.
+
+        `change(now)` gives pairs (state, its new value), where now(state) is the value that changes before it leave.
+        """
+        if "_changes" not in vars(self):
+            object.__setattr__(self, "_changes", WeakKeyDictionary())
+        self._changes[result] = change
+
+    def updates(self, *results: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(state, new value) for every state that changes in a training step.
+
+        With `results`, those changes only that belong to what the results depend on: the right thing where a module
+        is part of several graphs. Where it is used several times in one, the changes follow one another.
+        """
+        reached = set(topological(results))
+        changes = [
+            (result, change)
+            for module in self.modules()
+            for result, change in list(vars(module).get("_changes", {}).items())
+            if not results or result in reached
+        ]
+        new: dict[Tensor, Tensor] = {}
+        for _, change in sorted(changes, key=lambda pair: pair[0].serial):
+            new.update(change(lambda state: new.get(state, state)))
+        return list(new.items())
+
     # ---- for readers ----
 
     def _title(self) -> str:
@@ -179,8 +235,8 @@ class Module:
         return f"{type(self).__name__}(\n  {body}\n)"
 
 
-def _is_parameter(value: object) -> bool:
-    return isinstance(value, Tensor) and value.kind == "parameter"
+def _is_held(value: object) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.kind in ("parameter", "state")
 
 
 def _join(path: str, name: str) -> str:

@@ -1,25 +1,171 @@
-"""Losses: scalars to train on."""
+"""Losses: scalars to train on, or with reduction="none" one number for each element."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from faltung.graph.dsl.arguments import letters_of
 from faltung.graph.dsl.leaves import as_tensor
-from faltung.graph.dsl.reductions import log_softmax
-from faltung.graph.errors import DTypeError, ShapeError
+from faltung.graph.dsl.pointwise import number, pointwise
+from faltung.graph.dsl.reductions import log_softmax, mean, sum
+from faltung.graph.errors import DTypeError, ShapeError, UnsupportedOp
 from faltung.graph.ops import REGISTRY, apply
-from faltung.graph.tensor import Tensor
+from faltung.graph.tensor import FLOATS, Tensor
+
+REDUCTIONS = ("none", "mean", "sum")
 
 
-def cross_entropy(input: Any, target: Tensor) -> Tensor:
-    """Mean over the batch of -log softmax(input)[n, target[n]]: input (N, K), target (N) of integers.
+def reduced(op: str, loss: Tensor, reduction: str) -> Tensor:
+    """The elements' losses as they are, their mean or their sum. Raises UnsupportedOp for another reduction."""
+    check_reduction(op, reduction)
+    return loss if reduction == "none" else mean(loss) if reduction == "mean" else sum(loss)
 
-    Raises ShapeError when the batch sizes or ranks do not fit, DTypeError for labels that are not integers.
+
+def check_reduction(op: str, reduction: str) -> None:
+    """Raise UnsupportedOp for what is none of REDUCTIONS."""
+    if reduction not in REDUCTIONS:
+        raise UnsupportedOp(f"{op}: reduction={reduction!r}: expected {', '.join(map(repr, REDUCTIONS))}")
+
+
+# ---- classes ----
+
+
+def cross_entropy(
+    input: Any,
+    target: Any,
+    weight: None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """-log softmax(input)[n, target[n, …], …]: input (N, K, …), target (N, …) of integers, or probabilities (N, K, …).
+
+    The mean is over the labels other than `ignore_index`; smoothing gives every class that share of 1. Raises
+    ShapeError when shapes do not fit, DTypeError for labels that are not integers, UnsupportedOp for class weights.
     """
-    x = as_tensor(input)
-    target = as_tensor(target)
-    if x.rank != 2 or target.rank != 1:
-        raise ShapeError(f"cross_entropy: input must be (N, K) and target (N), got {list(x.shape)} and {list(target.shape)}")
-    if target.dtype not in ("int32", "int64"):
-        raise DTypeError(f"cross_entropy: labels are integers (int64), got {target.dtype}")
-    return apply(REGISTRY["nll"], [log_softmax(x, 1), target])
+    x, t = as_tensor(input), as_tensor(target)
+    if t.dtype in FLOATS and t.shape == x.shape and x.rank >= 2:
+        return _soft_labels(x, t, weight, reduction, label_smoothing)
+    _check_labels("cross_entropy", x, t, weight)
+    return _labels("cross_entropy", log_softmax(x, 1), t, ignore_index, reduction, label_smoothing)
+
+
+def nll_loss(input: Any, target: Any, weight: None = None, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+    """-input[n, target[n, …], …]: input (N, K, …) logarithms of probabilities, target (N, …) of integers.
+
+    The mean is over the labels other than `ignore_index`. Raises as `cross_entropy` does.
+    """
+    x, t = as_tensor(input), as_tensor(target)
+    _check_labels("nll_loss", x, t, weight)
+    return _labels("nll_loss", x, t, ignore_index, reduction, 0.0)
+
+
+def _check_labels(op: str, x: Tensor, t: Tensor, weight: object) -> None:
+    if weight is not None:
+        raise UnsupportedOp(f"{op}: weight is not supported; weigh the losses that reduction='none' gives")
+    if x.rank < 2 or t.rank != x.rank - 1:
+        raise ShapeError(f"{op}: input must be (N, K) and target (N), or (N, K, …) and (N, …), got {list(x.shape)} and {list(t.shape)}")
+    if t.dtype not in ("int32", "int64"):
+        raise DTypeError(f"{op}: labels are integers (int64), got {t.dtype}")
+
+
+def _words(x: Tensor) -> dict[str, str]:
+    letters = letters_of(x, "cross_entropy")
+    return {"all": ",".join(letters), "over": letters[1], "kept": ",".join((letters[0], *letters[2:]))}
+
+
+def _labels(op: str, x: Tensor, t: Tensor, ignore_index: int, reduction: str, smoothing: float) -> Tensor:
+    check_reduction(op, reduction)
+    if not isinstance(ignore_index, (int, np.integer)):
+        raise DTypeError(f"{op}: ignore_index={ignore_index!r}: expected an integer")
+    words, share = _words(x), _share(op, smoothing)
+    attributes, classes = {"g": int(ignore_index), "ε": share}, x.shape[1]
+    if reduction == "mean" and not share and isinstance(classes, int) and not 0 <= ignore_index < classes:
+        return apply(REGISTRY["nll_mean"], [x, t], words=words, attributes=attributes, dtype=x.dtype)
+    each = apply(REGISTRY["smooth" if share else "nll"], [x, t], words=words, attributes=attributes)
+    if reduction != "mean":
+        return reduced(op, each, reduction)
+    return sum(each) / apply(REGISTRY["labels"], [t], words=words, attributes=attributes, dtype=x.dtype)
+
+
+def _soft_labels(x: Tensor, t: Tensor, weight: object, reduction: str, smoothing: float) -> Tensor:
+    if weight is not None:
+        raise UnsupportedOp("cross_entropy: weight is not supported; weigh the losses that reduction='none' gives")
+    attributes = {"ε": _share("cross_entropy", smoothing)}
+    each = apply(REGISTRY["soft_labels"], [log_softmax(x, 1), t], words=_words(x), attributes=attributes)
+    return reduced("cross_entropy", each, reduction)
+
+
+def _share(op: str, smoothing: float) -> Any:
+    share = number(op, "label_smoothing", smoothing)
+    if not 0 <= share <= 1:
+        raise UnsupportedOp(f"{op}: label_smoothing={smoothing} is a share: expected 0 ≤ label_smoothing ≤ 1")
+    return share
+
+
+# ---- element by element ----
+
+
+def _pair(op: str, input: Any, target: Any) -> list[Tensor]:
+    x = as_tensor(input) if isinstance(input, Tensor) or not isinstance(target, Tensor) else as_tensor(input, target)
+    t = as_tensor(target, x)
+    if x.shape != t.shape:
+        raise ShapeError(f"{op}: input {list(x.shape)} and target {list(t.shape)} must have the same shape; reshape one of them")
+    return [x, t]
+
+
+def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Tensor:
+    """(input - target)². Raises ShapeError for different shapes, UnsupportedOp for another reduction."""
+    return reduced("mse_loss", apply(REGISTRY["mse"], _pair("mse_loss", input, target)), reduction)
+
+
+def l1_loss(input: Any, target: Any, reduction: str = "mean") -> Tensor:
+    """|input - target|; the derivative at 0 is 0. Raises ShapeError for different shapes, UnsupportedOp."""
+    return reduced("l1_loss", apply(REGISTRY["l1"], _pair("l1_loss", input, target)), reduction)
+
+
+def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Tensor:
+    """d²/2 for d = |input - target| up to delta, above delta·(d - delta/2). Raises ShapeError, UnsupportedOp."""
+    each = apply(REGISTRY["huber"], _pair("huber_loss", input, target), attributes={"δ": _positive("huber_loss", "delta", delta)})
+    return reduced("huber_loss", each, reduction)
+
+
+def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float = 1.0) -> Tensor:
+    """d²/(2·beta) for d = |input - target| up to beta, above d - beta/2. Raises ShapeError, UnsupportedOp."""
+    if beta == 0:
+        return l1_loss(input, target, reduction)
+    each = apply(REGISTRY["smooth_l1"], _pair("smooth_l1_loss", input, target), attributes={"β": _positive("smooth_l1_loss", "beta", beta)})
+    return reduced("smooth_l1_loss", each, reduction)
+
+
+def _positive(op: str, name: str, value: float) -> Any:
+    found = number(op, name, value)
+    if found <= 0:
+        raise UnsupportedOp(f"{op}: {name}={value} must be positive")
+    return found
+
+
+def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Tensor:
+    """-(t·log x + (1 - t)·log(1 - x)) for probabilities x, logarithms held above -100, where the derivative is 0.
+
+    Raises ShapeError for different shapes, UnsupportedOp for another reduction.
+    """
+    each = apply(REGISTRY["binary_cross_entropy"], _pair("binary_cross_entropy", input, target))
+    return reduced("binary_cross_entropy", each if weight is None else pointwise("mul", each, weight), reduction)
+
+
+def binary_cross_entropy_with_logits(
+    input: Any, target: Any, weight: Any = None, reduction: str = "mean", pos_weight: Any = None
+) -> Tensor:
+    """Binary cross entropy of sigmoid(input), which does not overflow; `pos_weight` weighs t·log x.
+
+    Raises ShapeError for different shapes, UnsupportedOp for another reduction.
+    """
+    pair = _pair("binary_cross_entropy_with_logits", input, target)
+    if pos_weight is None:
+        each = apply(REGISTRY["logits"], pair)
+    else:
+        each = apply(REGISTRY["logits_weighted"], [*pair, as_tensor(pos_weight, pair[0])])
+    return reduced("binary_cross_entropy_with_logits", each if weight is None else pointwise("mul", each, weight), reduction)

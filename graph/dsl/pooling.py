@@ -1,59 +1,250 @@
-"""Pooling over windows."""
+"""Pooling over windows: maxima, means, sums and power means; windows of one size, or as many as positions are wanted."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite, prod
 from typing import Any
 
-from faltung.graph.dsl.arguments import Ints, per_axis
+import numpy as np
+
+from faltung.graph.dsl.arguments import Ints, letters_of, per_axis
 from faltung.graph.dsl.leaves import as_tensor
 from faltung.graph.errors import ShapeError
+from faltung.graph.index import Batch, Extent
 from faltung.graph.ops import REGISTRY, apply
-from faltung.graph.parse import Attribute
+from faltung.graph.parse import FAMILIES, Attribute
 from faltung.graph.tensor import Tensor
 
+PRODUCTS = 8  # powers up to this are products of reads
 
-def _pool(op: str, rank: int, x: Any, kernel: Ints, stride: Ints | None, padding: Ints, dilation: Ints = 1) -> Tensor:
-    x, name = as_tensor(x), f"{op}{rank}d"
+# ---- geometry ----
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Windows over the spatial axes of an input: sizes, steps, padding, dilations, and how many there are."""
+
+    name: str
+    w: tuple[int, ...]
+    s: tuple[int, ...]
+    P: tuple[int, ...]
+    d: tuple[int, ...]
+    input: tuple[int, ...]
+    output: tuple[int, ...]
+    ceil: bool
+
+    @property
+    def reach_beyond(self) -> bool:
+        """Whether a last window ends behind the padding: in ceil mode it may."""
+        ends = zip(self.output, self.s, self.w, self.input, self.P, strict=True)
+        return any((o - 1) * s + w > e + 2 * p for o, s, w, e, p in ends)
+
+    def apply(self, op: str, x: Tensor, **more: Attribute) -> Tensor:
+        """The row on this input; in ceil mode the number of windows is given, else the shape rule finds it."""
+        attributes: dict[str, Attribute] = {"w": self.w, "s": self.s, "P": self.P, "d": self.d, **more}
+        extents: dict[str, Extent] = dict(zip(FAMILIES["i"], self.output, strict=False)) if self.ceil else {}
+        return apply(REGISTRY[op], [x], attributes=attributes, rank=len(self.w), extents=extents)
+
+    def mean_inside(self, x: Tensor, with_padding: bool) -> Tensor:
+        """Window sums divided by the number of positions in the input, or in the input and its padding."""
+        start = tuple(0 if with_padding else p for p in self.P)
+        extent = tuple(e + (2 * p if with_padding else 0) for e, p in zip(self.input, self.P, strict=True))
+        return self.apply("avg_pool_inside", x, A=start, E=extent, I=self.output)
+
+
+def _windows(name: str, x: Tensor, kernel: Ints, stride: Ints | None, padding: Ints, ceil_mode: bool, dilation: Ints = 1) -> _Windows:
+    rank = len(_spatial(name, x))
+    w = per_axis(kernel, rank, "kernel_size", 1)
+    s = w if stride is None else per_axis(stride, rank, "stride", 1)
+    pad, d = per_axis(padding, rank, "padding", 0), per_axis(dilation, rank, "dilation", 1)
+    if any(2 * p > f * (e - 1) + 1 for p, e, f in zip(pad, w, d, strict=True)):
+        raise ShapeError(f"{name}: padding {pad} must be at most half the kernel {w}, or a window would lie outside")
+    extents, count = _spatial(name, x), []
+    for axis, (e, k, step, p, f) in enumerate(zip(extents, w, s, pad, d, strict=True), 2):
+        room = e + 2 * p - f * (k - 1) - 1
+        n = (-(-room // step) if ceil_mode else room // step) + 1
+        if ceil_mode and (n - 1) * step >= e + p:  # a window must begin inside, or in the padding before
+            n -= 1
+        if n < 1:
+            raise ShapeError(
+                f"{name}: axis {axis} of {list(x.shape)}: the window spans {f * (k - 1) + 1} elements, but there are only {e}"
+                + (f" + 2·{p} padding" if p else "") + "; make the input larger or the window smaller"
+            )  # fmt: skip
+        count.append(n)
+    return _Windows(name, w, s, pad, d, extents, tuple(count), ceil_mode)
+
+
+def _spatial(name: str, x: Tensor) -> tuple[int, ...]:
+    """Extents behind (N, C). Raises ShapeError for a tensor of another number of axes than the name says."""
+    rank = int(name[-2])
     if x.rank != rank + 2:
         raise ShapeError(f"{name}: the input must be (N, C, …) with {rank + 2} axes, got {list(x.shape)}")
-    k = per_axis(kernel, rank, "kernel_size", 1)
-    pad = per_axis(padding, rank, "padding", 0)
-    if any(2 * p > e for p, e in zip(pad, k, strict=True)):
-        raise ShapeError(f"{name}: padding {pad} must be at most half the kernel {k}, or a window would lie outside")
-    attributes: dict[str, Attribute] = {
-        "w": k,
-        "s": k if stride is None else per_axis(stride, rank, "stride", 1),
-        "P": pad,
-        "d": per_axis(dilation, rank, "dilation", 1),
-    }
-    return apply(REGISTRY[op], [x], attributes=attributes, rank=rank)
+    return tuple(e for e in x.shape[2:] if not isinstance(e, Batch))
 
 
-def max_pool1d(input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, dilation: Ints = 1) -> Tensor:
-    """Maximum over windows of (N, C, L); the stride defaults to the kernel. Raises ShapeError."""
-    return _pool("max_pool", 1, input, kernel_size, stride, padding, dilation)
+# ---- maxima ----
 
 
-def max_pool2d(input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, dilation: Ints = 1) -> Tensor:
-    """Maximum over windows of (N, C, H, W); the stride defaults to the kernel. Raises ShapeError."""
-    return _pool("max_pool", 2, input, kernel_size, stride, padding, dilation)
+def _max(name: str, input: Any, kernel: Ints, stride: Ints | None, padding: Ints, dilation: Ints, ceil_mode: bool) -> Tensor:
+    x = as_tensor(input)
+    return _windows(name, x, kernel, stride, padding, ceil_mode, dilation).apply("max_pool", x)
 
 
-def max_pool3d(input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, dilation: Ints = 1) -> Tensor:
-    """Maximum over windows of (N, C, D, H, W); the stride defaults to the kernel. Raises ShapeError."""
-    return _pool("max_pool", 3, input, kernel_size, stride, padding, dilation)
+def max_pool1d(
+    input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, dilation: Ints = 1, ceil_mode: bool = False
+) -> Tensor:
+    """Maximum over windows of (N, C, L); the stride defaults to the kernel. In ceil mode windows may end outside. Raises ShapeError."""
+    return _max("max_pool1d", input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
-def avg_pool1d(input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0) -> Tensor:
-    """Mean over windows of (N, C, L), padding counted; the stride defaults to the kernel. Raises ShapeError."""
-    return _pool("avg_pool", 1, input, kernel_size, stride, padding)
+def max_pool2d(
+    input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, dilation: Ints = 1, ceil_mode: bool = False
+) -> Tensor:
+    """Maximum over windows of (N, C, H, W); the stride defaults to the kernel. In ceil mode windows may end outside. Raises ShapeError."""
+    return _max("max_pool2d", input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
-def avg_pool2d(input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0) -> Tensor:
-    """Mean over windows of (N, C, H, W), padding counted; the stride defaults to the kernel. Raises ShapeError."""
-    return _pool("avg_pool", 2, input, kernel_size, stride, padding)
+def max_pool3d(
+    input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, dilation: Ints = 1, ceil_mode: bool = False
+) -> Tensor:
+    """Maximum over windows of (N, C, D, H, W); the stride defaults to the kernel. In ceil mode windows may end outside. Raises ShapeError."""
+    return _max("max_pool3d", input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
-def avg_pool3d(input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0) -> Tensor:
-    """Mean over windows of (N, C, D, H, W), padding counted; the stride defaults to the kernel. Raises ShapeError."""
-    return _pool("avg_pool", 3, input, kernel_size, stride, padding)
+# ---- means ----
+
+
+def _avg(
+    name: str, input: Any, kernel: Ints, stride: Ints | None, padding: Ints, ceil_mode: bool, count_include_pad: bool,
+    divisor_override: int | None = None,
+) -> Tensor:  # fmt: skip
+    x = as_tensor(input)
+    windows = _windows(name, x, kernel, stride, padding, ceil_mode)
+    if divisor_override is not None:
+        if not isinstance(divisor_override, (int, np.integer)) or not divisor_override:
+            raise ShapeError(f"{name}: divisor_override={divisor_override!r}: give an integer other than 0, or None")
+        return windows.apply("sum_pool", x) / int(divisor_override)
+    if not windows.reach_beyond and (count_include_pad or not any(windows.P)):
+        return windows.apply("avg_pool", x)
+    return windows.mean_inside(x, with_padding=count_include_pad)
+
+
+def avg_pool1d(
+    input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, ceil_mode: bool = False, count_include_pad: bool = True
+) -> Tensor:
+    """Mean over windows of (N, C, L); the stride defaults to the kernel. Raises ShapeError.
+
+    Padding counts as zeros, or not at all with count_include_pad=False; what lies behind it (ceil mode) never counts.
+    """
+    return _avg("avg_pool1d", input, kernel_size, stride, padding, ceil_mode, count_include_pad)
+
+
+def avg_pool2d(
+    input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, ceil_mode: bool = False, count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:  # fmt: skip
+    """Mean over windows of (N, C, H, W), counted as in avg_pool1d; or their sum / divisor_override. Raises ShapeError."""
+    return _avg("avg_pool2d", input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+
+def avg_pool3d(
+    input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, ceil_mode: bool = False, count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:  # fmt: skip
+    """Mean over windows of (N, C, D, H, W), counted as in avg_pool1d; or their sum / divisor_override. Raises ShapeError."""
+    return _avg("avg_pool3d", input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+
+def _lp(name: str, input: Any, norm_type: float, kernel: Ints, stride: Ints | None, ceil_mode: bool) -> Tensor:
+    x = as_tensor(input)
+    if not isinstance(norm_type, (int, float, np.number)) or not isfinite(norm_type) or norm_type <= 0:
+        raise ShapeError(f"{name}: norm_type={norm_type!r}: give a positive number")
+    windows, a = _windows(name, x, kernel, stride, 0, ceil_mode), norm_type
+    powers = x
+    if a == int(a) <= PRODUCTS:
+        for _ in range(int(a) - 1):
+            powers = powers * x
+    else:
+        powers = apply(REGISTRY["power"], [x], attributes={"a": float(a)})
+    if windows.reach_beyond:  # a window that is cut off counts as one that goes on with its mean
+        total = windows.mean_inside(powers, with_padding=False) * prod(windows.w)
+    else:
+        total = windows.apply("sum_pool", powers)
+    if a == 1:
+        return total
+    return apply(REGISTRY["root"], [total]) if a == 2 else apply(REGISTRY["power"], [total], attributes={"a": 1 / a})
+
+
+def lp_pool1d(input: Any, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False) -> Tensor:
+    """(Σ xᵖ)^(1/p) over windows of (N, C, L), p = norm_type; derivative 0 where the sum is 0.
+
+    In ceil mode a window that ends outside counts as one that goes on with its mean. Raises ShapeError.
+    """
+    return _lp("lp_pool1d", input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool2d(input: Any, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False) -> Tensor:
+    """(Σ xᵖ)^(1/p) over windows of (N, C, H, W); see lp_pool1d. Raises ShapeError."""
+    return _lp("lp_pool2d", input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool3d(input: Any, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False) -> Tensor:
+    """(Σ xᵖ)^(1/p) over windows of (N, C, D, H, W); see lp_pool1d. Raises ShapeError."""
+    return _lp("lp_pool3d", input, norm_type, kernel_size, stride, ceil_mode)
+
+
+# ---- as many positions as are wanted ----
+
+
+def _adaptive(op: str, name: str, input: Any, output_size: int | None | Sequence[int | None]) -> Tensor:
+    """One pooling for the axes that divide evenly, then one for each other axis: the windows are boxes, so axes separate."""
+    x = as_tensor(input)
+    extents = _spatial(name, x)
+    entries = (output_size,) * len(extents) if output_size is None or isinstance(output_size, (int, np.integer)) else output_size
+    given = tuple(entries) if isinstance(entries, Sequence) and not isinstance(entries, str) else ()
+    wanted = [e if o is None else o for e, o in zip(extents, given, strict=False)]
+    if len(given) != len(extents) or any(not isinstance(o, (int, np.integer)) or o < 1 for o in wanted):
+        raise ShapeError(f"{name}: output_size={output_size!r}: give a positive integer, or {len(extents)} of them; None keeps an axis")
+    if 0 in extents:
+        raise ShapeError(f"{name}: an axis of {list(x.shape)} has no elements")
+    even = tuple(1 if e % o else e // o for e, o in zip(extents, wanted, strict=True))
+    if any(k > 1 for k in even):
+        x = _windows(name, x, even, None, 0, False).apply(f"{op}_pool", x)
+    letters = letters_of(x, name)
+    for axis, (e, o) in enumerate(zip(extents, wanted, strict=True), 2):
+        if e % o:
+            words = {"all": ",".join(letters), "over": letters[axis], "to": ",".join("o<O" if a == axis else c for a, c in enumerate(letters))}
+            x = apply(REGISTRY[f"adaptive_{op}_pool"], [x], attributes={"L": e, "O": int(o)}, words=words)
+    return x
+
+
+def adaptive_avg_pool1d(input: Any, output_size: Ints) -> Tensor:
+    """Mean over `output_size` windows of (N, C, L): from ⌊o·L/O⌋ up to ⌈(o+1)·L/O⌉. Raises ShapeError."""
+    return _adaptive("avg", "adaptive_avg_pool1d", input, output_size)
+
+
+def adaptive_avg_pool2d(input: Any, output_size: int | None | Sequence[int | None]) -> Tensor:
+    """Mean over windows of (N, C, H, W), as many as wanted for each axis; None keeps an axis. Raises ShapeError."""
+    return _adaptive("avg", "adaptive_avg_pool2d", input, output_size)
+
+
+def adaptive_avg_pool3d(input: Any, output_size: int | None | Sequence[int | None]) -> Tensor:
+    """Mean over windows of (N, C, D, H, W), as many as wanted for each axis; None keeps an axis. Raises ShapeError."""
+    return _adaptive("avg", "adaptive_avg_pool3d", input, output_size)
+
+
+def adaptive_max_pool1d(input: Any, output_size: Ints) -> Tensor:
+    """Maximum over `output_size` windows of (N, C, L): from ⌊o·L/O⌋ up to ⌈(o+1)·L/O⌉. Raises ShapeError."""
+    return _adaptive("max", "adaptive_max_pool1d", input, output_size)
+
+
+def adaptive_max_pool2d(input: Any, output_size: int | None | Sequence[int | None]) -> Tensor:
+    """Maximum over windows of (N, C, H, W), as many as wanted for each axis; None keeps an axis. Raises ShapeError."""
+    return _adaptive("max", "adaptive_max_pool2d", input, output_size)
+
+
+def adaptive_max_pool3d(input: Any, output_size: int | None | Sequence[int | None]) -> Tensor:
+    """Maximum over windows of (N, C, D, H, W), as many as wanted for each axis; None keeps an axis. Raises ShapeError."""
+    return _adaptive("max", "adaptive_max_pool3d", input, output_size)

@@ -50,6 +50,11 @@ def argmax(x: Any, axis: Axes = None) -> Tensor:
     return over("argmax", x, axis, "int32")
 
 
+def argmin(x: Any, axis: Axes = None) -> Tensor:
+    """Row-major position (int32) of the first minimum over axes."""
+    return over("argmin", x, axis, "int32")
+
+
 def softmax(x: Any, dim: int = -1) -> Tensor:
     """exp(x) normalised to sum 1 along `dim`."""
     return over("softmax", x, dim)

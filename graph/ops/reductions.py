@@ -1,4 +1,4 @@
-"""Reductions and views. `{all}`, `{kept}`, `{over}`, `{to}` are lists of indices."""
+"""Reductions. `{all}`, `{kept}` and `{over}` are lists of indices."""
 
 from faltung.graph.ops.table import row
 
@@ -8,6 +8,5 @@ ROWS = (
     row("max", "X", "Y[{kept}] = max({over}: X[{all}])"),
     row("min", "X", "Y[{kept}] = min({over}: X[{all}])"),
     row("argmax", "X", "Y[{kept}] = argmax({over}: X[{all}])"),
-    row("transpose", "X", "Y[{to}] = X[{all}]"),
-    row("reshape", "X", "Y[{to}] = X[{all}]"),
+    row("argmin", "X", "Y[{kept}] = argmin({over}: X[{all}])"),
 )

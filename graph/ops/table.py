@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from faltung.graph.errors import EquationError, ShapeError
+from faltung.graph.index import Extent
 from faltung.graph.parse import Attribute, operand_names, parse
-from faltung.graph.tensor import Tensor, computed
+from faltung.graph.tensor import FLOATS, Tensor, computed
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,12 @@ def apply(
     attributes: Mapping[str, Attribute] | None = None,
     rank: int | None = None,
     words: Mapping[str, str] | None = None,
+    extents: Mapping[str, Extent] | None = None,
     dtype: str | None = None,
 ) -> Tensor:
     """The op's result on tensors. `words` fills `{…}` in the text (index lists), `rank` counts spatial axes.
+
+    `extents` gives what the operands do not determine, or determine otherwise; it goes before the shape rule.
 
     Raises ShapeError with the op's name when extents do not fit, EquationError for a wrong number of operands.
     """
@@ -48,17 +52,19 @@ def apply(
     if len(tensors) != len(names):
         raise EquationError(f"{op.name} takes {len(names)} operands ({', '.join(names)}), {len(tensors)} given")
     known = dict(zip(names, tensors, strict=True))
+    floats = next((t.dtype for t in tensors if t.dtype in FLOATS), None)
     result: Tensor | None = None
     for text in (*op.equations[:-1], last):
         filled = text.format(**words) if words is not None else text
         read = tuple(n for n in known if n in operand_names(filled))
         operands = [known[n] for n in read]
         try:
-            eq = parse(filled, [t.shape for t in operands], operands=read, attributes=attributes, rank=rank)
+            eq = parse(filled, [t.shape for t in operands], operands=read, attributes=attributes, extents=extents, rank=rank)
         except ShapeError as error:
             shapes = ", ".join(f"{n}{list(t.shape)}" for n, t in known.items())
             raise ShapeError(f"{op.name}({shapes}): {error}") from None
-        result = computed(eq, operands, op=op.name, dtype=dtype)
+        alone = None if operands else floats  # an equation that reads nothing has the type of those that read it
+        result = computed(eq, operands, op=op.name, dtype=dtype or alone)
         known[eq.target] = result
     assert result is not None
     return result

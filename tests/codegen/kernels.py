@@ -28,6 +28,7 @@ from tests.check import Array
 
 RUNNABLE = [row for row in targets.TABLE if targets.runs_here(row)]
 RUNNABLE_IDS = [row.name for row in RUNNABLE]
+GUARD, CANARY = 64, 0x55  # elements before and behind every buffer, and the byte they hold
 Run = Callable[[Kernel, Sequence[Array], int, int, int], None]
 Schedule = Callable[[Task], Plan | str]
 
@@ -50,6 +51,7 @@ def compiled(kernels: Sequence[Kernel], target: Target) -> Run:
         entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
         pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
         entry(loaded.address(kernel))(pointers, batch, lo, hi)
+        assert all(intact(a) for a in arrays), f"kernel writes outside of its buffers: {kernel.buffers}"
 
     return run
 
@@ -71,6 +73,14 @@ def in_parts(run: Run, kernel: Kernel, arrays: Sequence[Array], batch: int) -> N
 # ---- memory ----
 
 
+def intact(a: Array) -> bool:
+    """Whether nobody has written right before or behind memory that `garbage` made."""
+    if not isinstance(a.base, np.ndarray) or a.base.size != a.size + 2 * GUARD:
+        return True
+    around = np.concatenate([a.base[:GUARD], a.base[-GUARD:]])
+    return bool(np.all(around.view(np.uint8) == CANARY))
+
+
 def dtype_of(dtype: str, exact: bool) -> np.dtype[Any]:
     """What NumPy calls an element in memory; residues are int64."""
     return np.dtype(np.int64 if exact and dtype in ("float32", "float64") else dtype)
@@ -78,7 +88,9 @@ def dtype_of(dtype: str, exact: bool) -> np.dtype[Any]:
 
 def garbage(count: int, dtype: np.dtype[Any]) -> Array:
     """Memory that nobody has written."""
-    flat = np.empty(count, dtype)
+    guarded = np.empty(count + 2 * GUARD, dtype)
+    guarded.view(np.uint8)[:] = CANARY
+    flat = guarded[GUARD : GUARD + count]
     flat[:] = np.nan if dtype.kind == "f" else 1 if dtype.kind == "b" else 77
     return flat
 
@@ -90,8 +102,18 @@ def memory(layout: Layout, dtype: np.dtype[Any], batch: int, value: Array | None
     if layout.has_halo:
         flat[:] = 0
     if value is not None:
-        layout.write(flat, value, batch)
+        put(layout, flat, batch, value)
     return flat
+
+
+def put(layout: Layout, flat: Array, batch: int, value: Array) -> None:
+    """Write a logical array, and garbage into what lies between its end and the end of a last block."""
+    layout.write(flat, value, batch)
+    if any(b > 1 for b in layout.block):
+        kinds = np.full(flat.size, 2, np.int8)
+        layout.write(kinds, np.ones(value.shape, np.int8), batch)
+        air = kinds == 0
+        flat[air] = garbage(int(air.sum()), flat.dtype)
 
 
 def residues(value: Array, dtype: str) -> Array:
@@ -168,7 +190,7 @@ class Bench:
         number = self.program.buffer[t]
         layout = self.program.slots[number].layout
         assert layout is not None
-        layout.write(self.arrays[number], np.asarray(value).astype(self.arrays[number].dtype), self.batch)
+        put(layout, self.arrays[number], self.batch, np.asarray(value).astype(self.arrays[number].dtype))
 
     def read(self, number: int) -> Array:
         """The logical array in a buffer."""

@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 
 from faltung.graph import dsl
+from faltung.graph.dsl import normalisation
 from faltung.graph.tensor import Tensor, topological
 from tests.check import Array, Build, distinct, integers, positive
 
@@ -110,7 +111,6 @@ REDUCTIONS = [
     *(Case("min", lambda x, a=a: dsl.min(x, a), (CUBE,), None, f"axis{a}") for a in AXES),
     *(Case("softmax", lambda x, a=a: dsl.softmax(x, a), (CUBE,), None, f"dim{a}") for a in (0, 1, -1)),
     *(Case("log_softmax", lambda x, a=a: dsl.log_softmax(x, a), (CUBE,), None, f"dim{a}") for a in (0, 1, -1)),
-    Case("nll", lambda x: dsl.cross_entropy(x, labels(3, 4)), (A34,), None, "cross_entropy"),
 ]
 
 VIEWS = [
@@ -127,12 +127,91 @@ PRODUCTS = [
     Case("matmul", dsl.matmul, (integers((3, 4)), integers((4, 5), 1)), 2),
 ]
 
-SMALL = [*PRODUCTS, *POINTS, *REDUCTIONS, *VIEWS]
+WIDE = 4 * distinct((3, 5), 11)  # on both sides of 0, 1 and 3, and on none of them
+ACTIVATIONS = [
+    *(
+        Case(op, lambda x, f=f: f(x), (WIDE,), note=note)
+        for op, note, f in (
+            ("erf", "", dsl.erf), ("leaky_relu", "", lambda x: dsl.leaky_relu(x, 0.2)), ("hardtanh", "", lambda x: dsl.hardtanh(x, -2, 1)),
+            ("hardtanh", "relu6", dsl.relu6), ("elu", "", lambda x: dsl.elu(x, 0.7)), ("elu", "celu", lambda x: dsl.celu(x, 2)),
+            ("elu", "selu", dsl.selu), ("gelu", "", dsl.gelu), ("gelu_tanh", "", lambda x: dsl.gelu(x, "tanh")), ("silu", "", dsl.silu),
+            ("hardsigmoid", "", dsl.hardsigmoid), ("hardswish", "", dsl.hardswish), ("softplus", "", lambda x: dsl.softplus(x, 2, 3)),
+            ("logsigmoid", "", dsl.logsigmoid), ("softsign", "", dsl.softsign), ("mish", "", dsl.mish),
+            ("dropout", "", lambda x: dsl.dropout(x, 0.5, key=7)),
+        )
+    ),
+    Case("prelu", dsl.prelu, (WIDE, positive((5,), 12))),
+]  # fmt: skip
+
+IMAGE, CHANNELS = distinct((2, 4, 3, 2), 13), positive((4,), 14)
+
+
+def moments(over: tuple[int, ...]) -> Build:
+    """Mean and variance over axes side by side, in one tensor."""
+    return lambda x: dsl.cat([dsl.reshape(m, (-1,)) for m in normalisation.moments(x, over)])
+
+
+NORMS = [
+    Case("standardise", lambda x: dsl.batch_norm(x, training=True, eps=0.1), (IMAGE,), note="batch"),
+    Case("standardise", lambda x: dsl.layer_norm(x, (3, 2), eps=0.1), (IMAGE,), note="layer"),
+    Case("standardise", lambda x, m, v: dsl.batch_norm(x, m, v, eps=0.1), (IMAGE, CHANNELS, CHANNELS), note="running"),
+    Case("variance", moments((0, 2, 3)), (IMAGE,)),
+    Case("scale", lambda x, w, b: dsl.batch_norm(x, CHANNELS, CHANNELS, w, b), (IMAGE, CHANNELS, 1 + CHANNELS), note="bias"),
+    Case("shift", lambda x, b: dsl.layer_norm(x, (2,), None, b), (IMAGE, CHANNELS[:2])),
+    Case("running", lambda r, s: normalisation.running(r, s, 0.1), (CHANNELS, 1 + CHANNELS)),
+    Case("running_average", lambda r, s: normalisation.running(r, s, None, dsl.constant(4)), (CHANNELS, 1 + CHANNELS)),
+    Case("unbiased", lambda v: normalisation.unbiased(v, v, (0,)), (CHANNELS,)),
+    Case("group_norm", lambda x, w, b: dsl.group_norm(x, 2, w, b, 0.1), (IMAGE, CHANNELS, CHANNELS)),
+    Case("local_response_norm", lambda x: dsl.local_response_norm(x, 3, 0.5), (IMAGE,), note="odd"),
+    Case("local_response_norm", lambda x: dsl.local_response_norm(x, 2, 0.5), (IMAGE,), note="even"),
+]
+
+SHARES = positive((3, 4), 15) / 2
+LABELS = dsl.constant(np.arange(12).reshape(2, 3, 2) % 5 - 1, dtype="int64")  # -1 is no class
+LOSSES = [
+    Case("nll_mean", lambda x: dsl.cross_entropy(x, labels(3, 4)), (A34,), None, "cross_entropy"),
+    Case("nll", lambda x: dsl.nll_loss(x, LABELS, reduction="none"), (integers((2, 4, 3, 2), 16),), 1),
+    Case("smooth", lambda x: dsl.cross_entropy(x, LABELS, None, -1, "mean", 0.1), (IMAGE,)),
+    Case("soft_labels", lambda x, t: dsl.cross_entropy(x, t, label_smoothing=0.1), (A34, SHARES)),
+    Case("mse", dsl.mse_loss, (integers((3, 4), 17) * 12, integers((3, 4), 18) * 12)),
+    Case("l1", dsl.l1_loss, (A34, B34)),
+    Case("huber", lambda x, t: dsl.huber_loss(x, t, delta=0.9), (A34, B34)),
+    Case("smooth_l1", lambda x, t: dsl.smooth_l1_loss(x, t, "sum", 0.9), (A34, B34)),
+    Case("binary_cross_entropy", dsl.binary_cross_entropy, (SHARES, SHARES)),
+    Case("logits", dsl.binary_cross_entropy_with_logits, (A34, SHARES)),
+    Case("logits_weighted", lambda x, t, w: dsl.binary_cross_entropy_with_logits(x, t, None, "sum", w), (A34, SHARES, COLUMN[:1] + 2)),
+]
+
+PICTURE, SHORT, TABLE = integers((2, 3, 4, 5), 19), integers((2, 4, 3), 20), integers((5, 2), 21)
+INDICES = dsl.constant(np.array([[0, 3], [4, 3], [7, -1]]), dtype="int64")  # 7 and -1 are no rows
+MOVES = [
+    *(Case("slice", lambda x, k=k: dsl.getitem(x, k), (WHOLE,), 1, f"{k}") for k in (1, (..., -1), (slice(None), slice(3, 0, -2)), (0, None, slice(1, 4, 2)))),
+    Case("flip", lambda x: dsl.flip(x, (0, 2)), (WHOLE,), 1),
+    Case("concatenate", lambda x, z: dsl.cat([x, z, x], 1), (WHOLE, integers((3, 2, 2), 22)), 1, "cat"),
+    Case("concatenate", lambda x, z: dsl.stack([x, z], 1), (WHOLE, WHOLE + 1), 1, "stack"),
+    Case("pad", lambda x: dsl.pad(x, (1, 2, -1, 1)), (WHOLE,), 1),
+    Case("pad_value", lambda x: dsl.pad(x, (1, 2, -1, 1), value=3), (WHOLE,), 1),
+    Case("nearest", lambda x: dsl.interpolate(x, scale_factor=(2, 3)), (PICTURE,), 1),
+    Case("take", lambda x: dsl.interpolate(x, size=(3, 7)), (PICTURE,), 1),
+    Case("interpolate", lambda x: dsl.interpolate(x, (5, 3), None, "bilinear"), (PICTURE,), note="centres"),
+    Case("interpolate", lambda x: dsl.interpolate(x, 6, None, "linear", True), (SHORT,), note="corners"),
+    Case("upsample", lambda x: dsl.interpolate(x, None, 2, "linear"), (SHORT,), 1),
+    Case("pixel_shuffle", lambda x: dsl.pixel_shuffle(x, 2), (integers((2, 8, 3, 2), 23),), 1),
+    Case("pixel_unshuffle", lambda x: dsl.pixel_unshuffle(x, 2), (integers((1, 3, 4, 6), 23),), 1),
+    Case("channel_shuffle", lambda x: dsl.channel_shuffle(x, 2), (SHORT,), 1),
+    Case("unfold", lambda x: dsl.unfold(x, (2, 3), (1, 2), (1, 0), (2, 1)), (PICTURE,), 1),
+    Case("unfold", lambda x: dsl.fold(x, (4, 5), (2, 2), 1, 1, (2, 1)), (integers((2, 8, 18), 24),), 1, "fold"),
+    Case("embedding", lambda w: dsl.embedding(INDICES, w), (TABLE,), 1),
+    Case("embedding_padded", lambda w: dsl.embedding(INDICES, w), (TABLE,), 1),
+]
+
+LAYERS = [*ACTIVATIONS, *NORMS, *LOSSES, *MOVES]
+SMALL = [*PRODUCTS, *POINTS, *REDUCTIONS, *VIEWS, *LAYERS]
 CASES = [*LINES, *PLANES, *SOLIDS, *POOLS, *SMALL]
 
 # one case a shape of equation, where all of CASES would take too long
 FEW = [
-    *PRODUCTS, *PLANES, *SOLIDS, *POINTS, *REDUCTIONS, *VIEWS,
+    *PRODUCTS, *PLANES, *SOLIDS, *POINTS, *REDUCTIONS, *VIEWS, *LAYERS,
     *(c for c in POOLS if c.note in ("5-k2s2p0d1", "6-k2s2p0d1", "6-k3s2p1d1", "8-k2s3p1d1", "8-k3s1p1d2", "8-k3s2p1d2")),
     *(c for c in LINES if c.note in ("5-k-3-s1p1d1", "8xkx3-s2p1d1", "8xkx2-s3p0d1", "8xkx4-s2p3d2", "6xkx3-s4p1d3", "5xkx1-s2p0d1")),
 ]  # fmt: skip

@@ -11,15 +11,20 @@ from faltung.graph.grad import grad
 from faltung.graph.ops import REGISTRY
 from tests.check import assert_gradient, assert_second, distinct, integers
 from tests.graph.cases import CASES, FEW, LINES, PLANES, POOLS, SMALL, SOLIDS, Case
+from tests.graph.test_convolution_family import FAMILY
 
 # reason                              op
 WITHOUT_DERIVATIVE = {
     "a position is not a float": "argmax",
+    "nor is a position of the minimum": "argmin",
+    "an indicator is a whole number": "one_hot",
+    "so is a number of labels": "labels",
+    "and a number of steps": "count",
 }
 
 
 def test_every_op_has_a_case() -> None:
-    assert {c.op for c in CASES} | set(WITHOUT_DERIVATIVE.values()) == set(REGISTRY)
+    assert {c.op for c in [*CASES, *FAMILY]} | set(WITHOUT_DERIVATIVE.values()) == set(REGISTRY)
     assert {c.op for c in FEW} == {c.op for c in CASES}
 
 

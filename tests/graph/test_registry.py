@@ -34,7 +34,7 @@ def test_a_row_is_text(op: Op) -> None:
 @pytest.mark.parametrize("op", list(REGISTRY.values()), ids=list(REGISTRY))
 def test_a_row_reads_its_operands_and_what_it_defines(op: Op) -> None:
     known = set(op.operands)
-    words = {"all": "i,j", "kept": "i", "over": "j", "to": "j,i"}
+    words = {"all": "i,j", "kept": "i", "over": "j", "to": "j,i", "pre": "", "post": ""}
     for text in op.equations:
         read = operand_names(text.format(**words) if "{" in text else text)
         assert set(read) <= known
@@ -74,7 +74,7 @@ def test_a_table_holds_rows_only(path: Path) -> None:
 @pytest.mark.parametrize("module", (derive, grad, evaluate, parse), ids=lambda m: m.__name__)
 def test_no_stage_knows_an_op(module: object) -> None:
     """Derivation, evaluation and parsing neither define something named after an op nor ask for its name."""
-    scalar = set(TABLE) | {"sum", "max", "min", "argmax"}  # reductions and functions of the grammar, not ops
+    scalar = set(TABLE) | {"sum", "max", "min", "argmax", "argmin"}  # reductions and functions of the grammar, not ops
     tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]
     named = {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
     suspects = {f"{op}{suffix}" for op in REGISTRY for suffix in ("", "_backward", "_grad", "_vjp", "_shape", "_numpy", "_value")}

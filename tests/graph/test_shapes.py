@@ -173,7 +173,7 @@ ERRORS: list[tuple[str, Any, type[FaltungError], str]] = [
     ("stride 0",            lambda: loose.conv2d(X4, ONES((1, 3, 3, 3)), stride=0), ShapeError, "stride=0: give an integer of at least 1"),
     ("stride missing",      lambda: loose.conv2d(X4, ONES((1, 3, 3, 3)), stride=None), ShapeError, "stride=None"),
     ("padding negative",    lambda: loose.conv2d(X4, ONES((1, 3, 3, 3)), padding=-1), ShapeError, "padding=-1: give an integer of at least 0"),
-    ("padding in words",    lambda: loose.conv2d(X4, ONES((1, 3, 3, 3)), padding="same"), ShapeError, "padding='same'"),
+    ("padding in words",    lambda: loose.conv2d(X4, ONES((1, 3, 3, 3)), padding="full"), ShapeError, "full"),
     ("padding too many",    lambda: loose.conv2d(X4, ONES((1, 3, 3, 3)), padding=(1, 1, 1)), ShapeError, "or 2 of them"),
     ("dilation 0",          lambda: loose.conv2d(X4, ONES((1, 3, 3, 3)), dilation=0), ShapeError, "dilation=0"),
     ("pool axes",           lambda: loose.max_pool2d(X3, 2),                    ShapeError, "4 axes, got"),

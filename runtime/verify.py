@@ -1,0 +1,246 @@
+"""Exact verification: every kernel's machine code held to its equation over the integers modulo a prime.
+
+The graph is lowered as for a run, but floats are residues: the loops, layouts and tiles are the same, and arithmetic has
+no rounding that a wrong index could hide in. Each kernel runs on random residues, in parts of its parallel range and the
+last part first, and every element it computes must equal the equation, evaluated directly (residues.py). Besides,
+
+    what no element lies in (the air of last blocks, scratch)    holds random residues before
+    halos, operands, elements of other pieces, memory around     must be after what they were before
+
+Equations with functions that have no residue (exp, a quotient of reads, ...) are left out, with the reason; what reads
+their results gets random numbers for them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from faltung.codegen import interpret
+from faltung.codegen.element import PRIME
+from faltung.codegen.loops import Kernel
+from faltung.codegen.program import Program, Slot, Step, lower
+from faltung.codegen.target import Target, host
+from faltung.graph.equation import Equation
+from faltung.graph.errors import ShapeError
+from faltung.graph.index import Batch, Extent
+from faltung.graph.pipeline import optimise
+from faltung.graph.tensor import FLOATS, Tensor
+from faltung.runtime import code, jit
+from faltung.runtime.model import Model
+from faltung.runtime.residues import evaluate
+
+Array = np.ndarray[Any, Any]
+
+OK, FAILED, LEFT_OUT = "ok", "FAILED", "not exact"
+MARGIN = 64  # elements of known content before and behind every buffer
+CUTS = (0, 2, 3, 7)  # sevenths of the parallel range at which it is cut
+
+
+# ---- what is reported ----
+
+
+@dataclass(frozen=True)
+class Line:
+    """One equation of the program: what it is, which kernels compute it, and how they did. `detail` says why not well."""
+
+    equation: str
+    schedule: str
+    verdict: str  # OK, FAILED or LEFT_OUT
+    elements: int  # compared
+    detail: str = ""
+
+    def __str__(self) -> str:
+        about = f"{self.schedule}; {self.elements} elements" if self.verdict != LEFT_OUT else ""
+        return f"{self.verdict:9}  {self.equation}" + "".join(f"\n{'':11}{text}" for text in (about, self.detail) if text)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found, a line an equation; prints as a table."""
+
+    lines: tuple[Line, ...]
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[Line, ...]:
+        """The lines of kernels that are wrong."""
+        return tuple(line for line in self.lines if line.verdict == FAILED)
+
+    def count(self, verdict: str) -> int:
+        """How many lines have the verdict."""
+        return sum(line.verdict == verdict for line in self.lines)
+
+    def __str__(self) -> str:
+        elements = sum(line.elements for line in self.lines)
+        total = (
+            f"{self.count(OK)} equations exact in all of {elements} elements modulo {PRIME}, "
+            f"{self.count(FAILED)} wrong, {self.count(LEFT_OUT)} not exact"
+        )
+        return "\n".join([*map(str, self.lines), total])
+
+
+# ---- verification ----
+
+
+def verify(what: Tensor | Sequence[Tensor] | Model, *, batch: int = 3, seed: int = 0, target: Target | None = None) -> Report:
+    """Check every kernel that computes these tensors, or every kernel of a compiled model or training step.
+
+    `batch` is the open batch size. Nothing of a model is changed. Raises ShapeError for a batch that is negative.
+    """
+    if batch < 0:
+        raise ShapeError(f"verify: batch={batch}: give a size of at least 0")
+    if isinstance(what, Model):
+        outputs, updates = _graph_of(what.program)
+    else:
+        outputs, updates = optimise([what] if isinstance(what, Tensor) else list(what)), {}
+    program = lower(outputs, updates, host() if target is None else target, exact=True)
+    return Report(tuple(Verification(program, batch, seed).lines()))
+
+
+def _graph_of(program: Program) -> tuple[list[Tensor], dict[Tensor, Tensor]]:
+    """Outputs and updates of the graph that a program computes."""
+    held = {t: program.slots[n].tensor for t, n in program.buffer.items()}
+    updates = {t: leaf for t, leaf in held.items() if leaf is not None and leaf is not t}
+    outputs = [next(t for t, number in program.buffer.items() if number == n) for n in program.outputs]
+    return outputs, updates
+
+
+class Verification:
+    """A program over residues on memory of its own, run equation by equation."""
+
+    def __init__(self, program: Program, batch: int, seed: int) -> None:
+        self.program, self.batch = program, batch
+        self.random = np.random.default_rng(seed)
+        self.code = code.build((s.kernel for s in (*program.prepare, *program.steps)), program.target)
+        self.labels = max([2, *(e for t in program.buffer for e in t.shape if isinstance(e, int))])
+        self.whole = [self._memory(s) for s in program.slots]
+        for t, n in program.buffer.items():
+            self._write(n, self._values(t))
+
+    def lines(self) -> Iterator[Line]:
+        """A line for every equation, in the order in which they run; what is left out comes last."""
+        steps = (*self.program.prepare, *self.program.steps)
+        for _, group in groupby(steps, key=lambda s: (id(s.tensor), id(s.equation))):
+            yield self._check(list(group))
+        for t, eq, reason in self.program.left_out:
+            yield Line(str(eq), t.op, LEFT_OUT, 0, reason)
+
+    # ---- memory ----
+
+    def _memory(self, slot: Slot) -> Array:
+        """Garbage with a margin on both sides; the halo, if there is one, is zero."""
+        kind = np.dtype(np.int64 if slot.dtype in FLOATS else slot.dtype)
+        count = slot.size[0] + slot.size[1] * self.batch
+        whole = np.full(count + 2 * MARGIN, _canary(kind), kind)
+        flat = whole[MARGIN : MARGIN + count]
+        flat[:] = self.random.integers(0, 2 if kind.kind == "b" else PRIME, count).astype(kind)
+        if slot.layout is not None and slot.layout.has_halo:
+            flat[self._halo(slot)] = 0
+        return whole
+
+    def _halo(self, slot: Slot) -> Array:
+        """Which elements of a buffer are its halo: those that writing all of the tensor leaves alone."""
+        assert slot.layout is not None
+        mark = np.full(slot.size[0] + slot.size[1] * self.batch, -1, np.int8)
+        slot.layout.write(mark, np.ones(self._shape(slot.layout.shape), np.int8), self.batch)
+        return mark == -1
+
+    def _flat(self, number: int) -> Array:
+        return self.whole[number][MARGIN : self.whole[number].size - MARGIN]
+
+    def _read(self, number: int) -> Array:
+        layout = self.program.slots[number].layout
+        assert layout is not None
+        return layout.read(self._flat(number), self.batch)
+
+    def _write(self, number: int, value: Array) -> None:
+        """Put a value in place and leave the air around it as it is."""
+        layout, flat = self.program.slots[number].layout, self._flat(number)
+        assert layout is not None
+        mark = np.zeros(flat.size, np.int8)
+        layout.write(mark, np.ones(value.shape, np.int8), self.batch)
+        new = flat.copy()
+        layout.write(new, value, self.batch)
+        flat[mark == 1] = new[mark == 1]
+
+    def _values(self, t: Tensor) -> Array:
+        shape = self._shape(t.shape)
+        if t.dtype in FLOATS:
+            return self.random.integers(0, PRIME, shape)
+        return self.random.integers(0, 2 if t.dtype == "bool" else self.labels, shape).astype(t.dtype)
+
+    def _shape(self, shape: Sequence[Extent]) -> tuple[int, ...]:
+        return tuple(self.batch if isinstance(e, Batch) else e for e in shape)
+
+    # ---- one equation ----
+
+    def _check(self, steps: Sequence[Step]) -> Line:
+        """Run the kernels of an equation and compare all that they have touched."""
+        t, eq = steps[0].tensor, steps[0].equation
+        copy = eq not in t.equations
+        operands = [self.program.buffer[o] for o in ((t,) if copy else t.operands)]
+        result = next(b for b, d in zip(steps[-1].buffers, steps[-1].kernel.buffers, strict=True) if d.written)
+        values = [self._read(n) for n in operands]
+        expected = self._read(result)
+        evaluate(eq, values, expected, self.batch)
+        scratch = {b for s in steps for b in s.buffers if self.program.slots[b].layout is None}
+        kept = {n: self.whole[n].copy() for s in steps for n in s.buffers if n not in {result, *scratch}}
+        for step in steps:
+            self._run(step.kernel, [self._flat(b) for b in step.buffers])
+        faults = [
+            self._difference(eq, self._read(result), expected),
+            *(f"operand {self._name(n)} was written to" for n, old in kept.items() if not np.array_equal(old, self.whole[n])),
+            *self._outside({result, *scratch}),
+        ]
+        self._write(result, expected)  # later kernels start from what is right
+        found = [f for f in faults if f]
+        schedule = ", ".join(dict.fromkeys(s.schedule for s in steps))
+        elements = prod(self._shape([eq.extent[i] for i in eq.free]))
+        return Line(str(eq), schedule, FAILED if found else OK, elements, "; ".join(found))
+
+    def _run(self, kernel: Kernel, arrays: Sequence[Array]) -> None:
+        """The kernel in unequal parts of its parallel range, the last part first."""
+        pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
+        entry = jit.ENTRY(self.code.address(kernel))
+        total = int(interpret.Machine({}, self.batch).value(kernel.total))
+        cuts = sorted({total * c // CUTS[-1] for c in CUTS})
+        for lo, hi in reversed(list(zip(cuts, cuts[1:], strict=False))):
+            entry(ctypes.addressof(pointers), self.batch, lo, hi)
+
+    def _difference(self, eq: Equation, got: Array, expected: Array) -> str:
+        wrong = np.argwhere(got != expected)
+        if not len(wrong):
+            return ""
+        at = tuple(int(i) for i in wrong[0])
+        place = f"{eq.target}[{','.join(map(str, at))}]"
+        return f"{place} is {got[at]}, the equation gives {expected[at]}; {len(wrong)} of {got.size} elements are wrong"
+
+    def _outside(self, numbers: set[int]) -> Iterator[str]:
+        """What a kernel has written where it must not: around its buffers, and into a halo."""
+        for n in sorted(numbers):
+            slot, whole = self.program.slots[n], self.whole[n]
+            edges = np.concatenate([whole[:MARGIN], whole[whole.size - MARGIN :]])
+            if np.any(edges != _canary(edges.dtype)):
+                yield f"memory around {self._name(n)} was written to"
+            if slot.layout is not None and slot.layout.has_halo and np.any(self._flat(n)[self._halo(slot)]):
+                yield f"the halo of {self._name(n)} was written to"
+
+    def _name(self, number: int) -> str:
+        t = self.program.slots[number].tensor
+        return (t.name or t.op) if t is not None else f"buffer {number}"
+
+
+def _canary(kind: np.dtype[Any]) -> Any:
+    """What stands around a buffer: no residue, and no label."""
+    return True if kind.kind == "b" else np.iinfo(kind).min

@@ -1,0 +1,390 @@
+"""Small programs over residues whose kernels are run in the interpreter: what faults are put into and must show in.
+
+    subject.broken(program)        why a program does not compute its outputs, or None
+    subject.groups()               the kernels of each equation, with the memory before and after them
+    group.broken(n, kernel)        why the equation fails with kernel n replaced, or None
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations, groupby
+from typing import Any
+
+import numpy as np
+
+from faltung.codegen import interpret
+from faltung.codegen.buffers import Life, place
+from faltung.codegen.check import reason_invalid
+from faltung.codegen.element import PRIME
+from faltung.codegen.loops import Kernel, key
+from faltung.codegen.program import Program, Slot, Step, lower
+from faltung.codegen.target import Target, named
+from faltung.graph import dsl
+from faltung.graph.errors import FaltungError
+from faltung.graph.grad import grad
+from faltung.graph.index import Batch
+from faltung.graph.ops.table import define
+from faltung.graph.pipeline import optimise
+from faltung.graph.tensor import FLOATS, Tensor, topological
+from faltung.runtime import residues
+from tests.check import Array, sized
+from tests.codegen.kernels import Bench, garbage, whole
+
+N = None
+LABELS = 6  # integers fed to inputs of labels lie below
+
+
+# ---- running, and watching ----
+
+
+class Race(FaltungError, RuntimeError):
+    """Two units of the parallel range write the same element, or a unit writes it again."""
+
+
+class Watched(interpret.Machine):
+    """A machine that remembers what is read and written, and by which unit of the parallel range."""
+
+    def __init__(self, kernel: Kernel, arrays: Mapping[str, Array], batch: int, once: bool) -> None:
+        super().__init__(arrays, batch)
+        self.unit, self.once = 0, once
+        self.owner = {b.name: np.full(arrays[b.name].size, -1) for b in kernel.buffers if b.written}
+        self.trace: list[tuple[str, str, bytes]] = []
+
+    def places(self, buffer: Any, address: Any, stride: int, type: Any, mask: Any, what: str) -> tuple[Array, Array]:
+        """The addresses, remembered. Raises Race when another unit has written there."""
+        found, touched = super().places(buffer, address, stride, type, mask, what)
+        if touched.any():
+            self.trace.append((what, buffer.name, found[touched].tobytes()))
+        if what == "write":
+            owner = self.owner[buffer.name]
+            others = owner[found[touched]]
+            if np.any((others >= 0) & (self.once | (others != self.unit))):
+                raise Race(f"units {self.unit} and {others.max()} both write {buffer.name}[{found[touched]}]")
+            owner[found[touched]] = self.unit
+        return found, touched
+
+
+def once(step: Step) -> bool:
+    """Whether the kernel writes each element once; only partial results are added to image by image."""
+    return not step.schedule.startswith("contraction, parts of the batch")
+
+
+def run(kernel: Kernel, arrays: Sequence[Array], batch: int, alone: bool) -> Watched:
+    """All units of a kernel, the last first; what the machine has seen. Raises OutOfBounds or Race."""
+    machine = Watched(kernel, {b.name: a for b, a in zip(kernel.buffers, arrays, strict=True)}, batch, alone)
+    with np.errstate(all="ignore"):
+        for unit in reversed(range(whole(kernel, batch))):
+            machine.unit = unit
+            machine.values[key(kernel.variable)] = np.int64(unit)
+            machine.block(kernel.body)
+    return machine
+
+
+@dataclass(frozen=True)
+class Group:
+    """The kernels of one equation, the memory of all buffers before, and what must stand in the result after."""
+
+    steps: tuple[Step, ...]
+    slots: Mapping[int, Slot]
+    before: Mapping[int, Array]
+    result: int
+    expected: Array
+    batch: int
+
+    def broken(self, number: int, kernel: Kernel) -> str | None:
+        """Why the equation fails when kernel `number` is replaced."""
+        reason = reason_invalid(kernel)
+        if reason is not None:
+            return reason
+        written = {b for s in self.steps for b, d in zip(s.buffers, s.kernel.buffers, strict=True) if d.written}
+        try:
+            memory, _ = self._run(number, kernel)
+        except FaltungError as error:
+            return f"{type(error).__name__}: {error}"
+        layout = self.slots[self.result].layout
+        assert layout is not None
+        if not np.array_equal(layout.read(memory[self.result], self.batch), self.expected):
+            return "other values"
+        if np.any(memory[self.result][halo(self.slots[self.result], self.batch)]):
+            return "a halo that is not zero"
+        changed = [n for n, a in self.before.items() if n not in written and not np.array_equal(a, memory[n])]
+        return f"operand {changed} was written to" if changed else None
+
+    def inert(self, number: int, kernel: Kernel) -> bool:
+        """Whether the kernel does here what the right one does: the same reads in the same order, and the same writes.
+
+        Then it is no fault on this shape: code that is not reached, a stride of an index that is always 0, a bound that
+        is never the one that counts. Elements of a halo do not count among the reads: they are 0.
+        """
+        (memory, trace), (other, traced) = self._run(number, self.steps[number].kernel), self._run(number, kernel)
+        return trace == traced and all(np.array_equal(a, other[n]) for n, a in memory.items())
+
+    def _run(self, number: int, kernel: Kernel) -> tuple[dict[int, Array], list[tuple[str, str, bytes]]]:
+        memory, trace = {n: a.copy() for n, a in self.before.items()}, []
+        for n, step in enumerate(self.steps):
+            seen = run(kernel if n == number else step.kernel, [memory[b] for b in step.buffers], self.batch, once(step)).trace
+            halos = {}
+            for b, declared in zip(step.buffers, step.kernel.buffers, strict=True):
+                slot = self.slots[b]
+                if slot.layout is not None and slot.layout.has_halo:
+                    halos[declared.name] = halo(slot, self.batch)
+            trace += [a for a in seen if a[1] not in halos or a[0] == "write" or not halos[a[1]][np.frombuffer(a[2], np.int64)].all()]
+        return memory, trace
+
+
+def halo(slot: Slot, batch: int) -> Array:
+    """Which elements of a buffer are its halo."""
+    assert slot.layout is not None
+    mark = np.full(slot.size[0] + slot.size[1] * batch, -1, np.int8)
+    slot.layout.write(mark, np.ones(sized(slot.layout.shape, batch), np.int8), batch)
+    return mark == -1
+
+
+# ---- subjects ----
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Outputs of a graph and a batch size; `updates` maps outputs to the leaves that they replace."""
+
+    name: str
+    build: Callable[[], tuple[list[Tensor], dict[Tensor, Tensor]]]
+    batch: int
+    target: Target
+    most: int = PRIME  # residues of the operands lie below: few values make ties
+
+    @cached_property
+    def graph(self) -> tuple[list[Tensor], dict[Tensor, Tensor]]:
+        """Outputs and updates, as written."""
+        return self.build()
+
+    @cached_property
+    def values(self) -> dict[Tensor, Array]:
+        """Random residues for the leaves, and all tensors by their equations, before any rewriting."""
+        outputs, updates = self.graph
+        generator, found = np.random.default_rng(len(self.name)), {}
+        for t in topological([*outputs, *updates]):
+            shape = sized(t.shape, self.batch)
+            if t.is_leaf:
+                found[t] = generator.integers(0, self.most if t.dtype in FLOATS else LABELS, shape)
+                continue
+            found[t] = np.zeros(shape, np.int64)
+            for eq in t.equations:
+                residues.evaluate(eq, [found[o] for o in t.operands], found[t], self.batch)
+        return found
+
+    def program(self) -> Program:
+        """The graph through all passes and lowered, as it is now."""
+        outputs, updates = self.graph
+        found = optimise([*outputs, *updates])
+        new = dict(zip(found[len(outputs) :], updates.values(), strict=True))
+        return lower(found[: len(outputs)], new, self.target, exact=True)
+
+    def broken(self) -> str | None:
+        """Why the program, as it is lowered now, does not compute what the graph says; None when it does."""
+        try:
+            program = self.program()
+            return self._invalid(program) or self._wrong(program)
+        except Exception as error:  # whatever a fault makes a schedule do, it is noticed
+            return f"{type(error).__name__}: {error}"
+
+    def _invalid(self, program: Program) -> str | None:
+        if program.left_out:
+            return f"left out: {program.left_out}"
+        for step in (*program.prepare, *program.steps):
+            if (reason := reason_invalid(step.kernel)) is not None:
+                return reason
+        return races(program.prepare) or races(program.steps)
+
+    def _wrong(self, program: Program) -> str | None:
+        bench = Arena(program, self.batch)
+        for t in program.buffer:
+            if t.is_leaf:
+                bench.write(t, self.values[t])
+        for step in (*program.prepare, *program.steps):
+            run(step.kernel, [bench.arrays[b] for b in step.buffers], self.batch, once(step))
+        outputs, updates = self.graph
+        pairs = [*zip(program.outputs, outputs, strict=True), *((program.buffer[old], new) for new, old in updates.items())]
+        for number, t in pairs:
+            if not np.array_equal(bench.read(number), self.values[t]):
+                return f"{t.name or t.op} has other values"
+        return None
+
+    def groups(self) -> list[Group]:
+        """The kernels equation by equation; each finds right operands, and garbage elsewhere."""
+        program = self.program()
+        bench = Bench(program, self.batch, exact=True)
+        generator = np.random.default_rng(1)
+        for n, slot in enumerate(program.slots):
+            noise = generator.integers(0, PRIME if slot.dtype in FLOATS else LABELS, bench.arrays[n].size).astype(bench.arrays[n].dtype)
+            if slot.layout is not None and slot.layout.has_halo:
+                noise[halo(slot, self.batch)] = 0
+            bench.arrays[n][:] = noise
+        for t in program.buffer:
+            if t.is_leaf:
+                bench.write(t, self.values[t])
+        found = []
+        for _, several in groupby((*program.prepare, *program.steps), key=lambda s: (id(s.tensor), id(s.equation))):
+            steps = tuple(several)
+            t, eq = steps[0].tensor, steps[0].equation
+            result = next(b for b, d in zip(steps[-1].buffers, steps[-1].kernel.buffers, strict=True) if d.written)
+            operands = [t] if eq not in t.equations else list(t.operands)
+            expected = bench.read(result)
+            residues.evaluate(eq, [bench.read(program.buffer[o]) for o in operands], expected, self.batch)
+            used = {b for s in steps for b in s.buffers}
+            before = {b: bench.arrays[b].copy() for b in used}
+            found.append(Group(steps, dict(enumerate(program.slots)), before, result, expected, self.batch))
+            for step in steps:
+                run(step.kernel, [bench.arrays[b] for b in step.buffers], self.batch, once(step))
+        return found
+
+
+class Arena(Bench):
+    """Memory as the runtime plans it: temporaries share one arena by lifetime, full of garbage but for the halos."""
+
+    def __init__(self, program: Program, batch: int) -> None:
+        super().__init__(program, batch, exact=True)
+        lives = program.lives()
+        offsets, total = place([life for _, life in lives], batch)
+        memory = garbage(total // 4 + 16, np.dtype(np.int64)).view(np.uint8)
+        for (number, life), at in zip(lives, offsets, strict=True):
+            own = self.arrays[number]
+            flat = memory[2 * at : 2 * at + own.nbytes].view(own.dtype)  # a residue takes the room of two f32
+            if not life.shared:
+                flat[:] = 0
+            self.arrays[number] = flat
+
+
+@dataclass(frozen=True)
+class Lifetimes:
+    """Buffers with random lifetimes: those that are alive together must not overlap in the arena."""
+
+    name: str
+    values = None
+
+    def broken(self) -> str | None:
+        """Which buffers overlap, if any do."""
+        r = random.Random(0)
+        for _ in range(60):
+            starts = [r.randrange(6) for _ in range(8)]
+            lives = [Life((r.randrange(1, 40) * 64, r.randrange(9)), s, s + r.randrange(4), r.random() < 0.8) for s in starts]
+            offsets, total = place(lives, 5)
+            spans = [(at, at + life.size[0] + life.size[1] * 5) for at, life in zip(offsets, lives, strict=True)]
+            if any(end > total for _, end in spans):
+                return "a buffer behind the end of the arena"
+            for (a, one), (b, two) in combinations(zip(lives, spans, strict=True), 2):
+                meet = not (a.shared and b.shared) or (a.first <= b.last and b.first <= a.last)
+                if meet and one[0] < two[1] and two[0] < one[1]:
+                    return f"{a} and {b} overlap: {one} and {two}"
+        return None
+
+
+def races(steps: Sequence[Step]) -> str | None:
+    """Two steps without a barrier in between of which one writes what the other touches; None when there are none."""
+    since = np.cumsum([step.barrier for step in steps])
+    for (m, first), (n, second) in combinations(enumerate(steps), 2):
+        if since[m] != since[n]:
+            continue
+        a, b = (({*s.buffers}, {x for x, d in zip(s.buffers, s.kernel.buffers, strict=True) if d.written}) for s in (first, second))
+        if (a[1] & b[0] or a[0] & b[1]) and not (a[1] & b[1] and first.tensor is second.tensor):
+            return f"steps {m} and {n} meet without a barrier"
+    return None
+
+
+# ---- what is computed ----
+
+Graph = tuple[list[Tensor], dict[Tensor, Tensor]]
+
+
+def through(build: Callable[..., Tensor], *shapes: tuple[int | None, ...]) -> Callable[[], Graph]:
+    """The output and its gradients by all operands."""
+
+    def graph() -> Graph:
+        xs = [dsl.input(f"x{n}", s) for n, s in enumerate(shapes)]
+        y = build(*xs)
+        cotangent = dsl.input("g", tuple(N if isinstance(e, Batch) else e for e in y.shape))
+        return [y, *grad(y, xs, cotangent)], {}
+
+    return graph
+
+
+def plainly(build: Callable[..., Tensor], *shapes: tuple[int | None, ...], labels: int | None = None) -> Callable[[], Graph]:
+    """The output alone; operand number `labels` holds whole numbers."""
+    return lambda: ([build(*(dsl.input(f"x{n}", s, "int64" if n == labels else "float32") for n, s in enumerate(shapes)))], {})
+
+
+def two_layers() -> Graph:
+    """Convolution after convolution: blocks with a halo in between, weights that are parameters."""
+    x, k, m = dsl.input("x", (N, 2, 4, 3)), dsl.parameter(np.zeros((8, 2, 3, 3)), "k"), dsl.parameter(np.zeros((4, 8, 3, 3)), "m")
+    y = dsl.conv2d(dsl.relu(dsl.conv2d(x, k, padding=1)), m, padding=1)
+    return [y, grad(y, m, dsl.input("g", (N, 4, 4, 3)))], {}
+
+
+def training() -> Graph:
+    """A step of gradient descent with momentum, in place; the last layer is updated first, and the other reads it."""
+    x, w, u = dsl.input("x", (N, 5)), dsl.parameter(np.zeros((6, 5)), "w"), dsl.parameter(np.zeros((3, 6)), "u")
+    v, rate = dsl.parameter(np.zeros((6, 5)), "v"), dsl.input("rate", ())
+    y = dsl.linear(dsl.linear(x, w), u)
+    loss = (y * y).sum()
+    new = v * 3 + grad(loss, w)
+    return [loss], {u - grad(loss, u) * rate: u, w - new * rate: w, new: v}
+
+
+def wide_weights() -> Graph:
+    """The gradient of weights between two layers in blocks of 16: tiles that are parts of a block."""
+    x, k, m = dsl.input("x", (1, 3, 3)), dsl.parameter(np.zeros((24, 3, 1)), "k"), dsl.parameter(np.zeros((16, 24, 3)), "m")
+    y = dsl.conv1d(dsl.conv1d(x, k), m, padding=1)
+    return [grad(y, m, dsl.input("g", (1, 16, 3)))], {}
+
+
+def doubling() -> Graph:
+    """A parameter that is read and doubled: only the reader makes the update wait."""
+    x, w = dsl.input("x", (N, 5)), dsl.parameter(np.zeros((6, 5)), "w")
+    return [dsl.linear(x, w)], {w * 2: w}
+
+
+def small(name: str, build: Callable[[], Graph], batch: int = 2, most: int = PRIME) -> Subject:
+    return Subject(name, build, batch, named("baseline"), most)
+
+
+SUBJECTS: list[Subject] = [
+    #     name                     graph
+    small("conv, padded",          through(lambda x, k, b: dsl.relu(dsl.conv2d(x, k, b, padding=1)), (N, 3, 3, 4), (5, 3, 3, 3), (5,))),
+    small("conv, stride 2",        through(lambda x, k: dsl.conv2d(x, k, stride=2, padding=1), (N, 4, 4, 3), (6, 4, 3, 3)), 5),
+    small("conv, dilation",        through(lambda x, k: dsl.conv1d(x, k, dilation=2, padding=2), (N, 4, 9), (8, 4, 3)), 1),
+    small("conv, narrow",          through(lambda x, k: dsl.conv1d(x, k, stride=2, padding=2, dilation=2), (N, 2, 7), (3, 2, 3))),
+    small("conv, stride 3, gaps",  through(lambda x, k: dsl.conv1d(x, k, stride=3), (N, 4, 8), (5, 4, 2)), 5),
+    small("conv, many images",     through(lambda x, k: dsl.conv1d(x, k, padding=1), (N, 4, 16), (4, 4, 3)), 9),
+    small("conv, groups",          through(lambda x, k: dsl.conv1d(x, k, padding=1, groups=2), (N, 4, 6), (6, 2, 3))),
+    small("two layers",            two_layers),
+    small("linear",                through(dsl.linear, (N, 5), (7, 5), (7,)), 23),
+    small("linear, wide",          plainly(dsl.linear, (N, 3), (42, 3)), 3),
+    small("matrices, few rows",    plainly(dsl.matmul, (2, 3), (3, 24)), 0),
+    small("updated after reading", doubling),
+    Subject("weights in blocks",   wide_weights, 0, named("avx512")),
+    small("linear, many rows",     plainly(dsl.linear, (N, 2), (4, 2)), 110),
+    small("matrices",              through(dsl.matmul, (7, 13), (13, 9)), 0),
+    small("training",              training, 3),
+    small("max pooling",           through(lambda x: dsl.max_pool2d(x, 3, 2, 1), (N, 5, 4, 5)), 3),
+    small("mean pooling",          through(lambda x: dsl.avg_pool2d(x, (2, 3), 2, 1), (N, 3, 4, 5))),
+    small("maximum of rows",       through(lambda x: dsl.max(x, 1), (N, 9)), 61),
+    small("position in rows",      plainly(lambda x: dsl.argmax(x, (1, 2)), (N, 3, 5)), 81),
+    small("position, ties",        plainly(lambda x: dsl.argmax(x, (1, 2)), (N, 3, 4)), 9, most=2),
+    small("two reduced indices",   plainly(define("Y[n] = sum(i<5,p: X[n,i+p-1] * W[i,p])"), (N, 5), (5, 3))),
+    small("reads outside",         plainly(define("Y[i<4,j<5] = X[i+1,j+1] - X[i-1,j-1]"), (4, 5)), 0),
+    small("index as a number",     plainly(define("Y[n,i] = X[n,i] * [2*i < T[n]]"), (N, 6), (N,), labels=1), 9),
+    small("windows in brackets",   plainly(define("Y[i<9] = sum(p<3: X[i+p] * [0 ≤ i+p-2 < 6])"), (12,)), 0),
+    small("long sum",              plainly(lambda x: x.sum(), (2051,)), 0),
+    small("sum over images",       plainly(lambda x: dsl.sum(x, (0, 2)), (N, 3, 11)), 5),
+    small("row sums",              plainly(lambda x: dsl.sum(x, 1), (N, 11)), 3),
+    small("transpose",             through(lambda x: dsl.transpose(x, (0, 2, 3, 1)), (N, 3, 2, 5))),
+    small("reshape",               through(lambda x: dsl.reshape(x, (N, 10, 3)), (N, 5, 6))),
+    small("broadcast",             through(lambda x, z: x * z - z, (N, 3, 5), (3, 1))),
+    small("open vector",           plainly(lambda x: x * 2 + 1, (N,)), 7),
+    small("labels",                plainly(define("Y[n] = sum(k: [T[n] = k] * X[n,k])"), (N,), (N, LABELS), labels=0), 61),
+    small("labels, one by one",    plainly(define("Y[n,k] = [T[n] = k] * X[n,k] + [k < T[n]]"), (N,), (N, LABELS), labels=0), 21),
+]  # fmt: skip

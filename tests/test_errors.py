@@ -1,0 +1,267 @@
+"""What a user does wrong is answered by a typed error that says what was expected and what came."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import faltung as ft
+from faltung import nn
+from faltung.graph.tensor import topological
+
+# ---- the types ----
+
+
+@pytest.mark.parametrize(
+    ("error", "beside"),
+    [
+        (ft.ShapeError, ValueError), (ft.DTypeError, TypeError), (ft.EquationError, ValueError), (ft.UnsupportedOp, ValueError),
+        (ft.DataError, ValueError), (ft.CheckpointError, ValueError), (ft.CompileError, RuntimeError),
+    ],
+)  # fmt: skip
+def test_every_error_is_two_things(error: type[Exception], beside: type[Exception]) -> None:
+    assert issubclass(error, ft.FaltungError) and issubclass(error, beside)
+    assert not issubclass(ft.FaltungError, (ValueError, TypeError))
+
+
+# ---- calling a model ----
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    x, z = ft.input("x", (None, 3)), ft.input("z", (None, 2))
+    return ft.compile(ft.sum(x, 1) + ft.sum(z, 1))
+
+
+@pytest.fixture(scope="module")
+def fixed() -> Any:
+    return ft.compile(ft.input("x", (2, 3)) * 2)
+
+
+@pytest.fixture(scope="module")
+def losses() -> Any:
+    return ft.compile(ft.cross_entropy(ft.input("x", (None, 3)), ft.input("t", (None,), dtype="int64")))
+
+
+def says(error: type[Exception], *words: str) -> Any:
+    """Expect the error, with all the words in this order in its message."""
+    return pytest.raises(error, match="(?s)" + ".*".join(map(re.escape, words)))
+
+
+ONES, TWOS = np.ones((4, 3)), np.ones((4, 2))
+
+
+def test_arguments_that_are_missing_or_too_many(model: Any) -> None:
+    with says(ft.ShapeError, "no value for input 'z'", "x, z"):
+        model(ONES)
+    with says(ft.ShapeError, "no value for input 'x'"):
+        model(z=TWOS)
+    with says(ft.ShapeError, "3 arguments", "2 inputs", "x, z"):
+        model(ONES, TWOS, TWOS)
+    with says(ft.ShapeError, "unknown argument 'y'"):
+        model(ONES, TWOS, y=1)
+    with says(ft.ShapeError, "unknown argument 'x'"):
+        model(ONES, x=ONES, z=TWOS)
+
+
+def test_shapes_that_do_not_fit(model: Any, fixed: Any) -> None:
+    with says(ft.ShapeError, "input 'x'", "(N, 3)", "(4, 2)"):
+        model(TWOS, TWOS)
+    with says(ft.ShapeError, "input 'z'", "(N, 2)", "(4, 2, 1)"):
+        model(ONES, TWOS[..., None])
+    with says(ft.ShapeError, "different batch sizes", "x 4", "z 3"):
+        model(ONES, TWOS[:3])
+    with says(ft.ShapeError, "(N, 3)", "()"):
+        model(1.0, TWOS)
+    with says(ft.ShapeError, "(2, 3)", "(4, 3)", "None"):
+        fixed(ONES)
+
+
+def test_a_single_example_is_told_about_the_batch_axis(model: Any) -> None:
+    with says(ft.ShapeError, "(N, 3)", "(3,)", "x[None]"):
+        model(ONES[0], TWOS)
+
+
+def test_elements_that_are_no_numbers(model: Any, losses: Any) -> None:
+    wrong: list[Any] = [None, "text", [["a", "b", "c"]], np.ones((4, 3), complex), np.array([[object()] * 3]), np.ones((1, 3), "M8[s]"), {}]
+    for value in wrong:
+        with says(ft.DTypeError, "input 'x'", "float32"):
+            model(value, TWOS)
+    with says(ft.DTypeError, "input 't'", "int64", "float64", ".astype('int64')"):
+        losses(ONES, np.zeros(4))
+
+
+def test_rows_of_different_lengths(model: Any) -> None:
+    with says(ft.FaltungError, "input 'x'"):
+        model([[1, 2, 3], [4]], TWOS)
+
+
+def test_a_failed_call_leaves_the_model_usable(model: Any) -> None:
+    for arguments in ((ONES,), (None, TWOS), (TWOS, TWOS), (ONES, TWOS[:1])):
+        with pytest.raises(ft.FaltungError):
+            model(*arguments)
+        assert model(ONES, TWOS).tolist() == [5.0] * 4
+
+
+WEIRD = st.one_of(
+    st.none(), st.booleans(), st.floats(), st.integers(-(2**70), 2**70), st.text(max_size=3), st.binary(max_size=3),
+    st.lists(st.one_of(st.floats(width=32), st.lists(st.integers(-9, 9), max_size=4), st.none()), max_size=4),
+    st.builds(
+        lambda shape, kind: np.zeros(shape, kind),
+        st.lists(st.integers(0, 4), max_size=4).map(tuple),
+        st.sampled_from(["f2", "f4", ">f8", "i1", "u8", "?", "c8", "O", "U2", "S2", "M8[D]", "m8[s]", "V3", "f8,i4"]),
+    ),
+)  # fmt: skip
+
+
+@given(WEIRD, WEIRD)
+@settings(max_examples=300, deadline=None)
+def test_no_argument_does_anything_but_run_or_raise_a_typed_error(a: object, b: object) -> None:
+    try:
+        result = SMALL(a, b)
+    except ft.FaltungError as error:
+        assert str(error)
+    else:
+        assert result.shape == np.shape(np.asarray(b))
+
+
+SMALL = ft.compile(ft.relu(ft.input("a", (None, 3))) - ft.input("b", (None, 3)))
+
+
+# ---- compiling ----
+
+
+def test_what_is_not_a_tensor_is_not_compiled() -> None:
+    x = ft.input("x", (None, 3))
+    for wrong in (None, nn.ReLU(), np.ones(3), [x, None], [nn.ReLU()], {"y": x}, "x", 3):
+        with says(ft.DTypeError, "compile takes tensors"):
+            ft.compile(wrong)  # type: ignore[arg-type]
+
+
+def test_precisions_that_do_not_exist() -> None:
+    x = ft.input("x", (None, 3))
+    for wrong in ("float16", "int32", "double precision", ""):
+        with says(ft.DTypeError, "float32", "float64", wrong):
+            ft.compile(x + 1, dtype=wrong)
+
+
+def test_mixed_precision_is_named() -> None:
+    with says(ft.DTypeError, "float32", "float64"):
+        ft.input("a", (3,)) + ft.input("b", (3,), "float64")
+
+
+def test_targets_that_do_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FALTUNG_TARGET", "abacus")
+    with says(ft.FaltungError, "'abacus'", "avx2"):
+        ft.compile(ft.input("x", (None, 3)) + 1)
+
+
+@pytest.mark.parametrize("count", [0, -1, 100_000])
+def test_thread_counts_that_cannot_be_had(count: int) -> None:
+    before = ft.get_num_threads()
+    with says(ft.FaltungError, str(count)):
+        ft.set_num_threads(count)
+    assert ft.get_num_threads() == before
+
+
+# ---- training ----
+
+
+def linear() -> tuple[nn.Module, ft.Tensor, ft.Tensor]:
+    """A network, its scores, its loss."""
+    x, t = ft.input("x", (None, 3)), ft.input("t", (None,), dtype="int64")
+    net = nn.Linear(3, 2)
+    return net, net(x), ft.cross_entropy(net(x), t)
+
+
+def test_a_loss_that_is_no_scalar() -> None:
+    net, scores, _ = linear()
+    with says(ft.ShapeError, "compile_step", "[N, 2]", "mean"):
+        ft.compile_step(scores, net, ft.optim.SGD(0.1))
+    with says(ft.ShapeError, "[N, 2]"):
+        ft.grad(scores, net.weight)
+
+
+def test_networks_with_nothing_to_train() -> None:
+    _, _, loss = linear()
+    nothing: list[Any] = [nn.ReLU(), nn.Linear(3, 2), {}]
+    for net in nothing:
+        with says(ft.FaltungError, "0 parameters"):
+            ft.compile_step(loss, net, ft.optim.SGD(0.1))
+    with says(ft.DTypeError, "parameters of a float type"):
+        ft.compile_step(loss, {"x": next(t for t in topological([loss]) if t.name == "x")}, ft.optim.SGD(0.1))
+
+
+@pytest.mark.parametrize("wrong", ["loss", "network", "optimiser", "outputs", "optimiser class"])
+def test_arguments_of_compile_step_of_another_kind(wrong: str) -> None:
+    net, scores, loss = linear()
+    given: dict[str, Any] = {"loss": loss, "network": net, "optimiser": ft.optim.SGD(0.1), "outputs": [scores]}
+    if wrong == "optimiser class":
+        given["optimiser"] = ft.optim.SGD
+    else:
+        given[wrong] = [None] if wrong == "outputs" else None
+    with says(ft.DTypeError, "compile_step"):
+        ft.compile_step(**given)
+
+
+@pytest.mark.parametrize("lr", [-1, float("nan"), float("inf"), "0.1", None])
+def test_learning_rates_out_of_range(lr: Any) -> None:
+    net, _, loss = linear()
+    with says(ft.FaltungError, "lr", repr(lr)):
+        ft.optim.SGD(lr)
+    step = ft.compile_step(loss, net, ft.optim.SGD(0.1))
+    step.lr = lr
+    with says(ft.FaltungError, "lr", repr(lr)):
+        step(ONES, np.zeros(4, int))
+
+
+def test_states_that_do_not_fit() -> None:
+    net, _, loss = linear()
+    step = ft.compile_step(loss, net, ft.optim.SGD(0.1, momentum=0.9))
+    state = step.state_dict()
+    with says(ft.ShapeError, "missing", "momentum.0", "unexpected", "other"):
+        step.load_state_dict({"other": 1})
+    with says(ft.ShapeError, "momentum.0", "[2, 3]", "[2, 4]"):
+        step.load_state_dict({**state, "momentum.0": np.zeros((2, 4))})
+    for steps in ("three", -1, None, [1, 2]):
+        with pytest.raises(ft.FaltungError, match="steps"):
+            step.load_state_dict({**state, "steps": steps})
+    with pytest.raises(ft.FaltungError):
+        step.load_state_dict(None)  # type: ignore[arg-type]
+    assert step.steps == 0 and step(ONES, np.zeros(4, int)) > 0
+
+
+def test_values_that_do_not_fit_a_parameter() -> None:
+    p = ft.parameter(np.zeros((2, 3)), "p")
+    with says(ft.ShapeError, "p", "[2, 3]", "[3, 2]"):
+        p.assign(np.zeros((3, 2)))
+    with says(ft.CheckpointError, "weight is missing", "[3]"):
+        nn.Linear(3, 2).load_state_dict({"bias": np.zeros(3)})
+
+
+# ---- layers ----
+
+BUILDS: dict[str, tuple[Callable[[], Any], type[Exception], tuple[str, ...]]] = {
+    "channels": (lambda: nn.Conv2d(3, 8, 3)(ft.input("x", (None, 4, 8, 8))), ft.ShapeError, ("Conv2d", "4 channels", "3")),
+    "features": (lambda: nn.Linear(5, 2)(ft.input("x", (None, 6))), ft.ShapeError, ("Linear", "6 features", "5", "Linear(6, 2)")),
+    "a kernel that is too large": (lambda: ft.conv2d(ft.input("x", (None, 1, 4, 4)), np.ones((1, 1, 5, 5))), ft.ShapeError, ("5", "4")),
+    "an axis that is not there": (lambda: ft.sum(ft.input("x", (None, 3)), 2), ft.ShapeError, ("axis 2", "2 axes")),
+    "elements that do not divide": (lambda: ft.reshape(ft.input("x", (None, 6)), (None, 4)), ft.ShapeError, ("6", "4")),
+    "the batch merged": (lambda: ft.flatten(ft.input("x", (None, 6)), 0), ft.ShapeError, ("batch",)),
+    "an open extent inside": (lambda: ft.input("x", (3, None)), ft.ShapeError, ("axis 1",)),
+    "a negative extent": (lambda: ft.input("x", (None, -3)), ft.ShapeError, ("-3",)),
+    "labels that are numbers": (lambda: ft.cross_entropy(ft.input("x", (None, 3)), ft.input("t", (None,))), ft.DTypeError, ("integers", "float32")),
+    "a truth value": (lambda: bool(ft.input("x", ())), TypeError, ("compile",)),
+}
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_graphs_that_do_not_fit(name: str) -> None:
+    build, error, words = BUILDS[name]
+    with says(error, *words):
+        build()
