@@ -8,7 +8,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from faltung import nn, optim
 from faltung.graph.dsl import (
     abs,
     adaptive_avg_pool1d,
@@ -112,13 +111,13 @@ from faltung.graph.errors import (
     ShapeError,
     UnsupportedOp,
 )
-from faltung.graph.grad import grad
 from faltung.graph.ops.table import define
 from faltung.graph.tensor import Tensor
 from faltung.init import manual_seed
 
 if TYPE_CHECKING:
-    from faltung import datasets
+    from faltung import datasets, nn as nn, optim as optim
+    from faltung.graph.grad import grad as grad
     from faltung.runtime.compile import compile, compile_step
     from faltung.runtime.threads import set_threads as set_num_threads, threads as get_num_threads
     from faltung.runtime.train import fit
@@ -133,6 +132,9 @@ _LATE = {
     "set_num_threads": ("faltung.runtime.threads", "set_threads"),
     "get_num_threads": ("faltung.runtime.threads", "threads"),
     "datasets":        ("faltung.datasets", ""),
+    "grad":            ("faltung.graph.grad", "grad"),
+    "nn":              ("faltung.nn", ""),
+    "optim":           ("faltung.optim", ""),
 }  # fmt: skip
 
 __all__ = [
