@@ -6,7 +6,7 @@ PY    := .venv/bin/python
 STAMP := .venv/stamp-test
 TREE  := build/tree/faltung
 
-.PHONY: test lint demo bench clean
+.PHONY: test lint sweep demo bench clean
 
 test: lint
 	$(PY) -m pytest -q
@@ -17,6 +17,11 @@ lint: $(STAMP)
 	@rm -rf $(TREE) && mkdir -p $(TREE)
 	@ln -s $(addprefix $(CURDIR)/,$(wildcard faltung/*) graph codegen runtime) $(TREE)/
 	MYPYPATH=build/tree $(PY) -m mypy -p faltung -p bench
+
+# COUNT random configurations of every op against NumPy, through two derivatives.
+COUNT ?= 2500
+sweep: $(STAMP)
+	$(PY) -m tests.sweep --count $(COUNT)
 
 demo: $(STAMP)
 	$(PY) -m faltung demo

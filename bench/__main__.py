@@ -9,6 +9,7 @@ import sys
 TABLE = {
     "training": "a training step of LeNet-5 and of a small CNN, beside PyTorch",
     "kernels": "single kernels: GFLOP/s against this machine's peak",
+    "peak": "multiply-adds and read bandwidth of this machine, cache by cache",
     "startup": "importing, deriving, compiling: how long before the first step",
 }
 

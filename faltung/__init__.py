@@ -121,6 +121,7 @@ if TYPE_CHECKING:
     from faltung.runtime.compile import compile, compile_step
     from faltung.runtime.threads import set_threads as set_num_threads, threads as get_num_threads
     from faltung.runtime.train import fit
+    from faltung.runtime.verify import verify
 
     __version__: str
 
@@ -135,6 +136,7 @@ _LATE = {
     "grad":            ("faltung.graph.grad", "grad"),
     "nn":              ("faltung.nn", ""),
     "optim":           ("faltung.optim", ""),
+    "verify":          ("faltung.runtime.verify", "verify"),
 }  # fmt: skip
 
 __all__ = [
@@ -151,7 +153,7 @@ __all__ = [
     "max_pool1d", "max_pool2d", "max_pool3d", "maximum", "mean", "min", "minimum", "mish", "mse_loss", "nll_loss",
     "nn", "one_hot", "optim", "pad", "parameter", "pixel_shuffle", "pixel_unshuffle", "prelu", "relu", "relu6",
     "reshape", "selu", "set_num_threads", "sigmoid", "silu", "smooth_l1_loss", "softmax", "softplus", "softsign",
-    "sqrt", "squeeze", "stack", "sum", "tanh", "transpose", "unflatten", "unfold", "unsqueeze",
+    "sqrt", "squeeze", "stack", "sum", "tanh", "transpose", "unflatten", "unfold", "unsqueeze", "verify",
 ]  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Exact verification: every kernel's machine code held to its equation over the integers modulo a prime.
 
-The graph is lowered as for a run, but floats are residues: the loops, layouts and tiles are the same, and arithmetic has
-no rounding that a wrong index could hide in. Each kernel runs on random residues, in parts of its parallel range and the
+The graph is lowered as for a run, but floats are residues: lanes, layouts and tiles are the same (only what is chosen by
+bytes may differ: a residue takes eight), and arithmetic has no rounding that a wrong index could hide in. Each kernel runs on random residues, in parts of its parallel range and the
 last part first, and every element it computes must equal the equation, evaluated directly (residues.py). Besides,
 
     what no element lies in (the air of last blocks, scratch)    holds random residues before
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import prod
 from typing import Any
@@ -31,7 +31,7 @@ from faltung.graph.equation import Equation
 from faltung.graph.errors import ShapeError
 from faltung.graph.index import Batch, Extent
 from faltung.graph.pipeline import optimise
-from faltung.graph.tensor import FLOATS, Tensor
+from faltung.graph.tensor import FLOATS, Tensor, topological
 from faltung.runtime import code, jit
 from faltung.runtime.model import Model
 from faltung.runtime.residues import evaluate
@@ -104,7 +104,10 @@ def verify(what: Tensor | Sequence[Tensor] | Model, *, batch: int = 3, seed: int
         outputs, updates = _graph_of(what.program)
     else:
         outputs, updates = optimise([what] if isinstance(what, Tensor) else list(what)), {}
-    program = lower(outputs, updates, host() if target is None else target, exact=True)
+    machine = host() if target is None else target
+    if not any(t.dtype == "float32" for t in topological([*outputs, *updates])):  # residues as wide as the floats they stand for
+        machine = replace(machine, vector_bytes=machine.vector_bytes // 2)
+    program = lower(outputs, updates, machine, exact=True)
     return Report(tuple(Verification(program, batch, seed).lines()))
 
 

@@ -346,7 +346,6 @@ FAULTS: tuple[Fault, ...] = (
     ),
     *_of(
         "codegen.schedules.tile",
-        ("_tiles",             "limit % t == 0",                               "True"),
         ("step",               "k * layout.strides[axis, 0]",                  "layout.strides[axis, 0]"),
         ("step",               "total += layout.strides[axis, 1]",             "total += layout.strides[axis, 0]"),
         ("block",              "blocks[0] if blocks else None",                "None"),
@@ -376,4 +375,23 @@ FAULTS: tuple[Fault, ...] = (
         ("_taps",              "(e - starts[0] - 1) // step + 1",              "max(1, (e - starts[0] - 1) // step)"),
         ("_nowhere",           "const(neutral)",                               "const(neutral + 1)"),
     ),
+)  # fmt: skip
+
+# ---- faults that are none ----
+
+EQUIVALENT: tuple[tuple[Fault, str], ...] = (
+    # fault                                                                        why nothing can notice it
+    (Fault("codegen.layout:outside", "int(high) - e + 1", "int(high) - e"),        "with a halo too small the fast schedule refuses, and the general one is right"),
+    (Fault("codegen.layout:outside", "int(-low)", "int(-low) - 1"),                "the same on the other side"),
+    (Fault("codegen.schedules.tile:_tiles", "limit % t == 0", "True"),             "blocks are powers of two and so are the sizes tried: all that fit divide"),
+)  # fmt: skip
+
+#    kind of fault         in equations with    why the results are the same
+HARMLESS: tuple[tuple[str, str, str], ...] = (
+    ("mask dropped",       "",                  "lanes behind the end read elsewhere in their buffer, and are not stored"),
+    ("<= for <",           "",                  "one lane behind the end is read in its buffer, and not stored"),
+    ("offset dropped",     "Ȳ[n,f,u-p+1,v-q+1]", "a loop that is clipped less adds products with the zeros of a halo"),
+    ("loop ends one late", "Y[n]",              "a further block of lanes, none of which exists: nothing is stored"),
+    ("max for min",        "= 6·p",             "a further tap: its bracket asks for a position behind the window"),
+    ("strides swapped",    " = 0",              "the same zeros in another order"),
 )  # fmt: skip

@@ -20,7 +20,8 @@ import faltung as ft
 from faltung.codegen import target as targets
 from faltung.graph.index import Batch
 from faltung.graph.tensor import Tensor
-from tests.sweep.configurations import DISCRETE, KINKED, POLYNOMIAL, SMOOTH, Configuration, configuration
+from tests.sweep.configurations import Configuration, configuration
+from tests.sweep.families import DISCRETE, KINKED, POLYNOMIAL, SMOOTH
 from tests.sweep.oracles import Array
 
 RUNNABLE = [row.name for row in targets.TABLE if targets.runs_here(row)]
