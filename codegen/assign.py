@@ -1,6 +1,6 @@
 """Which layout every tensor gets: lanes along channels, a zero halo where a window will read it.
 
-    lane axis   parameters: the column index of the first contraction that reads them as B
+    lane axis   parameters, and what depends on them alone: the column index of the first contraction that reads them as B
                 results: the column index of their contraction, else the lane axis that their operands bring
     halo        what the windows of all contractions that read the tensor reach beyond it
 
@@ -9,11 +9,12 @@ A schedule that needs another layout than the one assigned gets a copy (program.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from faltung.codegen.layout import Halo, Layout, blocked, outside, plain
 from faltung.codegen.schedules.tile import lane_axes, weights_layout
 from faltung.graph.equation import Equation
+from faltung.graph.fold import unchanging
 from faltung.graph.index import Batch
 from faltung.graph.tensor import FLOATS, Tensor
 
@@ -28,16 +29,19 @@ def layouts(order: Sequence[Tensor], updates: Mapping[Tensor, Tensor], lanes: Ma
     """
     found: dict[Tensor, Layout] = {}
     wanted = _wanted(order, updates)
+    fixed = unchanging(set(updates.values()))
     leaves = [t for t in order if t.is_leaf]
     for t in [t for t in leaves if t.kind != "state"] + [t for t in leaves if t.kind == "state"]:
         width = lanes.get(t.dtype, 1)
         if t in wanted and wanted[t] is not t:
             found[t] = found[wanted[t]]
         else:
-            found[t] = plain(t.shape) if t.kind == "input" or width == 1 else _parameter(t, order, width)
+            found[t] = plain(t.shape) if t.kind == "input" or width == 1 else _parameter(t, order, width, fixed)
     for t in order:
         if t in updates:
             found[t] = found[updates[t]]
+        elif not t.is_leaf and t.dtype in FLOATS and fixed(t):
+            found[t] = _parameter(t, order, lanes[t.dtype], fixed)
         elif not t.is_leaf:
             found[t] = _computed(t, found, wanted, lanes.get(t.dtype, 1), max(lanes.values()))
     halos = _halos(order)
@@ -65,9 +69,14 @@ def _wanted(order: Sequence[Tensor], updates: Mapping[Tensor, Tensor]) -> dict[T
     return wanted
 
 
-def _parameter(t: Tensor, order: Sequence[Tensor], width: int) -> Layout:
-    """The layout in which its first contraction streams it; else lanes along the channels of a result that shares them."""
+def _parameter(t: Tensor, order: Sequence[Tensor], width: int, fixed: Callable[[Tensor], bool]) -> Layout:
+    """The layout in which its first contraction streams it; else lanes along the channels of a result that shares them.
+
+    What is made from it once, element by element, is the tensor that counts.
+    """
     for user in order:
+        if t in user.operands and not user.is_leaf and user.shape == t.shape and fixed(user):
+            return _parameter(user, order, width, fixed)
         for slot, o in enumerate(user.operands):
             if o is not t:
                 continue

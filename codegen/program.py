@@ -24,7 +24,8 @@ from faltung.codegen.schedules.tile import lane_axes, weights_layout
 from faltung.codegen.target import Target
 from faltung.graph.equation import Equation, make
 from faltung.graph.errors import UnsupportedOp
-from faltung.graph.expr import Access, Inside, Size, walk
+from faltung.graph.expr import Access
+from faltung.graph.fold import unchanging
 from faltung.graph.index import Affine, Batch
 from faltung.graph.parse import LETTERS
 from faltung.graph.tensor import FLOATS, Tensor, topological
@@ -131,14 +132,8 @@ class _Lowering:
         self.layout = layouts(self.order, self.updates, self.lanes)
         self.out = Program(target)
         self.copies: dict[tuple[Tensor, Layout], int] = {}
-        self.fixed: set[Tensor] = set()  # tensors that depend on constants and parameters only
-        changing = set(self.updates.values())
-        for t in self.order:
-            if t.kind in ("parameter", "state", "constant"):
-                if t not in changing:
-                    self.fixed.add(t)
-            elif not t.is_leaf and all(o in self.fixed for o in t.operands) and t not in self.updates and not _open(t):
-                self.fixed.add(t)
+        fixed = unchanging(set(self.updates.values()))
+        self.fixed = {t for t in self.order if t not in self.updates and fixed(t)}  # computed again only when parameters change
 
     def program(self) -> Program:
         out = self.out
@@ -249,15 +244,6 @@ def _ordered(outputs: Sequence[Tensor], updates: Mapping[Tensor, Tensor]) -> lis
                 heapq.heappush(ready, place[u])
     assert len(done) == len(order), "an update is read together with the value it replaces"
     return done
-
-
-def _open(t: Tensor) -> bool:
-    """Whether the value depends on the open batch size, by an index that runs over it or by its number."""
-    return any(
-        isinstance(e, Batch)
-        for eq in t.equations
-        for e in (*eq.extent.values(), *(x.extent for x in walk(eq.expr) if isinstance(x, (Size, Inside))))
-    )
 
 
 def in_place(new: Tensor, old: Tensor) -> bool:

@@ -8,17 +8,18 @@ Two directions, and the conditions under which each keeps the value:
                never outside, for a read outside is neutral while the producer's expression there is not
 
 A producer is fused when nothing else reads it; constants always. A dense contraction keeps plain reads, because
-its schedule streams them.
+its schedule streams them. What depends on unchanging parameters alone is computed once and stays apart from what is not.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from faltung.graph.equation import Equation, used_indices
 from faltung.graph.expr import Access, Apply, Expr, Reduce, accesses, reindex, replace as swap, reslot, walk
+from faltung.graph.fold import unchanging
 from faltung.graph.index import always_inside
 from faltung.graph.recognise import Contraction, contraction
 from faltung.graph.rewrite import remake, uses
@@ -27,16 +28,17 @@ from faltung.graph.tensor import FLOATS, Tensor, computed, topological
 LARGEST = 24  # function applications in one fused expression: beyond this, registers run out
 
 
-def fuse(outputs: Sequence[Tensor]) -> list[Tensor]:
-    """The graph with neighbours fused until nothing changes."""
+def fuse(outputs: Sequence[Tensor], changing: Collection[Tensor] = ()) -> list[Tensor]:
+    """The graph with neighbours fused until nothing changes; `changing` leaves are updated by the graph."""
+    fixed = unchanging(changing)
     while True:
-        fused = _sweep(outputs)
+        fused = _sweep(outputs, fixed)
         if fused == list(outputs):
             return fused
         outputs = fused
 
 
-def _sweep(outputs: Sequence[Tensor]) -> list[Tensor]:
+def _sweep(outputs: Sequence[Tensor], fixed: Callable[[Tensor], bool]) -> list[Tensor]:
     """One pass over the graph, operands first, each tensor taking in at most one producer."""
     count = uses(outputs)
     kept = set(outputs)
@@ -48,7 +50,9 @@ def _sweep(outputs: Sequence[Tensor]) -> list[Tensor]:
             operands = tuple(new[o] for o in old.operands)
             t = old if operands == old.operands else remake(old, operands)
             for slot, p in enumerate(t.operands):
-                if p.is_leaf or p.dtype not in FLOATS or (readers[p] > 1 and not _is_constant(p)):
+                if p.is_leaf or p.dtype not in FLOATS:
+                    continue
+                if not _is_constant(p) and (readers[p] > 1 or (fixed(p) and not fixed(t))):
                     continue
                 fused = _try(t, slot)
                 if fused is not None:

@@ -2,45 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from faltung.graph.fold import fold
 from faltung.graph.fuse import fuse
 from faltung.graph.rewrite import Change, rebuild
 from faltung.graph.split import drop_units, split_residues
 from faltung.graph.tensor import Tensor, topological
 
 Outputs = list[Tensor]
+Run = Callable[[Sequence[Tensor], Collection[Tensor]], Outputs]
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A rewrite of a whole graph that keeps its value."""
+    """A rewrite of a whole graph that keeps its value: `run(outputs, changing)`."""
 
     name: str
-    run: Callable[[Sequence[Tensor]], Outputs]
+    run: Run
     leaves: str
     reason: str
 
 
-def each(change: Change) -> Callable[[Sequence[Tensor]], Outputs]:
+def each(change: Change) -> Run:
     """A pass that looks at one tensor at a time."""
-    return lambda outputs: rebuild(outputs, change)
+    return lambda outputs, changing: rebuild(outputs, change)
 
 
 PASSES = (
     #    name             run                     leaves behind                            reason
     Pass("split",         each(split_residues),   "no read that divides",                  "first: fusion substitutes reads, and a divided read hides that it is dense"),
     Pass("drop units",    each(drop_units),       "no summed index of extent 1",           "after the split, which makes them; a 1×1 convolution is then a matrix product"),
-    Pass("fuse",          fuse,                   "one equation for each kernel",          "last: it destroys op boundaries"),
+    Pass("fuse",          fuse,                   "one equation for each kernel",          "it destroys op boundaries"),
+    Pass("fold",         fold,                    "compound factors computed once",        "last: only then an epilogue shows the whole linear form"),
 )  # fmt: skip
 
 
-def optimise(outputs: Sequence[Tensor], watch: Callable[[Pass, Outputs, Outputs], None] | None = None) -> Outputs:
-    """The outputs after all passes. `watch(pass, before, after)` sees every step (to print, time or verify it)."""
+def optimise(
+    outputs: Sequence[Tensor],
+    watch: Callable[[Pass, Outputs, Outputs], None] | None = None,
+    changing: Collection[Tensor] = (),
+) -> Outputs:
+    """The outputs after all passes. `watch(pass, before, after)` sees every step (to print, time or verify it).
+
+    `changing` are leaves that have another value in the next run although they are no inputs: trained parameters.
+    """
     now = list(outputs)
     for p in PASSES:
-        before, now = now, p.run(now)
+        before, now = now, p.run(now, changing)
         if watch is not None:
             watch(p, before, now)
     return now

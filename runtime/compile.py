@@ -73,7 +73,7 @@ def compile_step(
     assignments = [*update.assignments, *_running(network, loss, *outputs)]
     targets = [new for _, new in assignments]
     trace = Trace()
-    results = optimise([loss, *outputs, *targets], trace.passed)
+    results = optimise([loss, *outputs, *targets], trace.passed, [old for old, _ in assignments])
     count = 1 + len(outputs)
     updates: dict[Tensor, Tensor] = {}
     for (old, _), new in zip(assignments, results[count:], strict=True):

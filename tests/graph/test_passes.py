@@ -67,7 +67,7 @@ def test_every_pass_keeps_every_value(program: Program) -> None:
 @pytest.mark.parametrize("program", PROGRAMS, ids=str)
 @pytest.mark.parametrize("alone", PASSES, ids=lambda p: p.name)
 def test_a_pass_does_not_need_the_others(program: Program, alone: Pass) -> None:
-    after = alone.run(program.outputs)
+    after = alone.run(program.outputs, ())
     for seed in (0, 1):
         compare(program, values(program, program.outputs, 3, seed), values(program, after, 3, seed))
 
