@@ -157,17 +157,17 @@ def measure(shape: Shape, which: str, batch: int, runs: int, threads: int) -> Re
     )  # fmt: skip
 
 
-def compiled(shape: Shape, which: str) -> Model:
-    """The model of one pass, at an open batch size."""
+def compiled(shape: Shape, which: str, accuracy: str = "strict") -> Model:
+    """The model of one pass, at an open batch size; strict means the direct way."""
     generator = np.random.default_rng(0)
     k = ft.parameter(generator.standard_normal((shape.f, shape.c, shape.kernel, shape.kernel)).astype(np.float32), "K")
     if which == "forward":
-        return ft.compile(_convolution(shape, _made("x", shape.c, shape.extent), k))
+        return ft.compile(_convolution(shape, _made("x", shape.c, shape.extent), k), accuracy=accuracy)
     cotangent = _made("y", shape.f, shape.out)
     if which == "input":
         x = ft.input("X", (None, shape.c, shape.extent, shape.extent))
-        return ft.compile(ft.grad(_convolution(shape, x, k), x, cotangent))
-    return ft.compile(ft.grad(_convolution(shape, _made("x", shape.c, shape.extent), k), k, cotangent))
+        return ft.compile(ft.grad(_convolution(shape, x, k), x, cotangent), accuracy=accuracy)
+    return ft.compile(ft.grad(_convolution(shape, _made("x", shape.c, shape.extent), k), k, cotangent), accuracy=accuracy)
 
 
 def _convolution(shape: Shape, x: Tensor, k: Tensor) -> Tensor:

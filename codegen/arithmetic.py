@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 from faltung.codegen import mathfn
 from faltung.codegen.element import ELEMS, HALF, INDEX, PRIME, Type, type_of
@@ -24,6 +25,7 @@ from faltung.codegen.loops import (
     LaneIndex,
     Reg,
     Select,
+    Shuffle,
     Splat,
     Temp,
     Var,
@@ -114,6 +116,8 @@ class Arithmetic(Writer):
                 elem = ELEMS[x.type.elem].llvm
                 lanes = (literal(i, type_of(x.type.elem)) for i in range(x.type.lanes))
                 return f"<{', '.join(f'{elem} {i}' for i in lanes)}>" if x.type.lanes > 1 else literal(0, x.type)
+            case Shuffle():
+                return self.shuffle(x)
             case Select():
                 c, a, b = self.value(x.condition), self.value(x.a), self.value(x.b)
                 t = llvm(x.type)
@@ -207,6 +211,21 @@ class Arithmetic(Writer):
         t = llvm(type)
         first = self.hoisted(f"insertelement {t} poison, {ELEMS[type.elem].llvm} {scalar}, i64 0", scalar)
         return self.hoisted(f"shufflevector {t} {first}, {t} poison, <{type.lanes} x i32> zeroinitializer", first)
+
+    def shuffle(self, x: Shuffle) -> str:
+        """Vectors are laid side by side two by two, and the lanes taken out of the last two."""
+        values, wide = [self.value(v) for v in x.values], x.values[0].type
+
+        def pair(a: str, b: str, picks: Sequence[int]) -> str:
+            t, mask = llvm(wide), ", ".join(f"i32 {p}" for p in picks)
+            return self.compute(f"shufflevector {t} {a}, {t} {b}, <{len(picks)} x i32> <{mask}>", a, b)
+
+        while len(values) > 2:
+            values += values[-1:] * (len(values) % 2)
+            values = [pair(a, b, range(2 * wide.lanes)) for a, b in zip(values[::2], values[1::2], strict=True)]
+            wide = type_of(wide.elem, 2 * wide.lanes)
+        taken = pair(values[0], values[1] if len(values) > 1 else "poison", x.lanes)
+        return taken if len(x.lanes) > 1 else self.compute(f"extractelement <1 x {ELEMS[wide.elem].llvm}> {taken}, i64 0", taken)
 
     def call(self, x: Call) -> str:
         if x.fn not in NATIVE:

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from faltung.codegen.layout import Halo, Layout, blocked, outside, plain
-from faltung.codegen.schedules.tile import lane_axes, weights_layout
-from faltung.graph.equation import Equation
+from faltung.codegen.parts import in_blocks
+from faltung.codegen.schedules.channels import axes, channels
+from faltung.codegen.schedules.tile import Lanes, lane_axes, weights_layout
 from faltung.graph.fold import unchanging
 from faltung.graph.index import Batch
 from faltung.graph.tensor import FLOATS, Tensor
@@ -81,18 +82,20 @@ def _parameter(t: Tensor, order: Sequence[Tensor], width: int, fixed: Callable[[
             if o is not t:
                 continue
             for eq in user.equations:
-                for c, f, _, there in lane_axes(eq):
-                    if c.b.slot == slot and _forward(eq, f):
-                        return weights_layout(eq, c, there, t.shape, width)
+                for found in lane_axes(eq):
+                    if found.roles.b.slot == slot and _forward(found) and not found.narrow(width) and _size(t, found.there) >= NARROW:
+                        return weights_layout(found, t.shape, width)
     axis = next((a for user in order for a in _channels(t, user)), None)
     return plain(t.shape) if axis is None else blocked(t.shape, {axis: width}, [axis, *(a for a in range(len(t.shape)) if a != axis)])
 
 
 def _channels(t: Tensor, user: Tensor) -> Iterator[int]:
-    """Axes of `t` that one index walks together with the channels of a result (depthwise weights, biases)."""
+    """Axes of `t` that the channels of a result run along (weights of depthwise layers and of narrow groups, biases)."""
     if len(t.shape) == 1:
         yield 0
     for eq in user.equations:
+        streamed = [c.b for c in channels(eq) if c.axis in (1, None) and user.operands[c.b.access.slot] is t]
+        yield from (b.axis for b in streamed if b.kind != "alike" and _size(t, b.axis) >= NARROW)
         for read in (a for slot, o in enumerate(user.operands) if o is t for a in eq.read(slot)):
             for axis, form in enumerate(read.index):
                 whole = form.name is not None and eq.extent[form.name] == t.shape[axis]
@@ -100,9 +103,9 @@ def _channels(t: Tensor, user: Tensor) -> Iterator[int]:
                     yield axis
 
 
-def _forward(eq: Equation, f: str) -> bool:
+def _forward(found: Lanes) -> bool:
     """Whether the lanes are an early axis of the result: channels, not positions."""
-    return [n for form in eq.lhs for n in form.names].index(f) <= 1
+    return found.here <= 1
 
 
 def _computed(
@@ -111,10 +114,18 @@ def _computed(
     if t in wanted and found[wanted[t]].shape == t.shape:
         return found[wanted[t]]
     if t.dtype in FLOATS:
-        axes = [here for eq in t.equations for _, _, here, _ in lane_axes(eq) if eq.shape[here] == t.shape[here]]
-        axes = [a for a in axes if not isinstance(t.shape[a], Batch) and _size(t, a) >= NARROW]
-        if axes:
-            return blocked(t.shape, {1 if 1 in axes else min(axes): width})
+        ways = [
+            (way.here != 1, way.here, way)
+            for eq in t.equations
+            for way in lane_axes(eq)
+            if _size(t, way.here) >= NARROW and not way.narrow(width) and (way.here <= 1 or not any(c.axis is None for c in channels(eq)))
+        ]  # of few channels no vectors are made, and none of positions where the summed channel fills them
+        if ways:
+            axis, way = min(ways, key=lambda w: w[:2])[1:]
+            return way.layout(way.equation.lhs, t.shape, axis, width, plain(t.shape).outer)
+        split = [axis for eq in t.equations for axis in axes(eq) if _size(t, axis) >= NARROW]
+        if split:
+            return blocked(t.shape, {1 if 1 in split else split[0]: width})
     return _like_operands(t, found, block)
 
 
@@ -135,18 +146,19 @@ def _like_operands(t: Tensor, found: Mapping[Tensor, Layout], width: int) -> Lay
             name = a.index[axis].name
             if not part or name is None or (len(layout.shape) == 1 and len(t.shape) > 1):
                 continue
-            here = [n for n, form in enumerate(eq.lhs) if form.name == name and eq.shape[n] == eq.extent[name]]
-            if here and eq.extent[name] == layout.shape[axis] and width > 1:
+            here = [n for n, form in enumerate(eq.lhs) if form.coefficient(name) == 1 and in_blocks(t, n, layout.block[axis])]
+            if here and eq.extent[name] == layout.shape[axis] and width > 1 and _size(t, here[0]) >= NARROW:
                 return blocked(t.shape, {here[0]: layout.block[axis]})
     return plain(t.shape)
 
 
 def _halos(order: Sequence[Tensor]) -> dict[Tensor, Halo]:
-    """What windows of contractions read beyond each tensor."""
+    """What windows of contractions and of products of channels read beyond each tensor."""
     reads: dict[Tensor, list[object]] = {}
     for t in order:
         for eq in t.equations:
-            for c, _, _, _ in lane_axes(eq):
-                if any(len(f.names) > 1 or f.const for f in c.a.index):
-                    reads.setdefault(t.operands[c.a.slot], []).append((c.a, eq.extent))
+            windows = [(way.roles.a, eq) for way in lane_axes(eq)] + [(c.a.access, c.equation) for c in channels(eq) if c.axis is not None]
+            for a, seen in windows:
+                if any(len(f.names) > 1 or f.const for f in a.index):
+                    reads.setdefault(t.operands[a.slot], []).append((a, seen.extent))
     return {t: outside(r, t.shape) for t, r in reads.items()}  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ Every value is an expression of codegen/loops.py; names are kept, and numbered w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from faltung.codegen import loops
@@ -53,8 +53,10 @@ class Builder:
         self.name, self.lanes, self.elem = name, lanes, elem
         self.N = Batch()
         self.buffers: list[Buffer] = []
+        self.owned: list[Buffer] = []  # private buffers
         self.block: list[Stmt] | None = None  # the innermost open block
         self.partition: tuple[Var, Expr, tuple[Stmt, ...]] | None = None
+        self.swept: tuple[Var, Expr] | None = None
         self.uses: Counter[str] = Counter()
 
     # ---- names, buffers, blocks ----
@@ -71,6 +73,12 @@ class Builder:
         """Declare flat memory of size[0] + size[1]*N elements. Buffers are passed in order of declaration."""
         made = Buffer(self.fresh(name), elem or self.elem, size, written)
         self.buffers.append(made)
+        return made
+
+    def private(self, name: str, size: int, elem: str | None = None) -> Buffer:
+        """Memory that each call of the kernel has to itself: what units of one call leave there, no other call sees."""
+        made = Buffer(self.fresh(name), elem or self.elem, (size, 0), written=True)
+        self.owned.append(made)
         return made
 
     @contextmanager
@@ -97,6 +105,17 @@ class Builder:
         with self.nested() as body:
             yield variable
         self.partition = (variable, loops.lift(total, loops.INDEX), tuple(body))
+
+    def sweep(self, name: str, count: Operand) -> Var:
+        """The index of a loop around the parallel one: each thread goes through its own iterations `count` times.
+
+        No thread waits for another in between. To be declared before `parallel`.
+        """
+        if self.partition is not None or self.block is not None or self.swept is not None:
+            raise InvalidKernel(f"{self.name}: sweep(..) must come before parallel(..), once")
+        variable = Var(self.fresh(name))
+        self.swept = variable, loops.lift(count, loops.INDEX)
+        return variable
 
     @contextmanager
     def loop(self, name: str, lo: Operand, hi: Operand, step: int = 1) -> Iterator[Var]:
@@ -197,6 +216,10 @@ class Builder:
         """`a` where the condition holds, else `b`."""
         return loops.select(condition, a, b)
 
+    def shuffle(self, values: Sequence[Expr], lanes: Sequence[int]) -> Expr:
+        """The lanes with these numbers out of vectors laid side by side."""
+        return loops.shuffle(values, lanes)
+
     def max(self, a: Operand, b: Operand) -> Expr:
         """The larger; NaN if either is NaN."""
         return loops.binary("max", a, b)
@@ -239,7 +262,7 @@ class Builder:
         if self.partition is None:
             raise InvalidKernel(f"{self.name}: no parallel(..) block was written")
         variable, total, body = self.partition
-        kernel = Kernel(self.name, tuple(self.buffers), variable, total, body)
+        kernel = Kernel(self.name, tuple(self.buffers), variable, total, body, self.swept, tuple(self.owned))
         reason = reason_invalid(kernel)
         if reason is not None:
             raise InvalidKernel(f"{self.name}: {reason}")

@@ -29,6 +29,7 @@ from faltung.codegen.loops import (
     Reg,
     Select,
     Set,
+    Shuffle,
     Splat,
     Stmt,
     Store,
@@ -56,13 +57,20 @@ def reason_invalid(kernel: Kernel) -> str | None:
     """What breaks the grammar, in words, or None if nothing does."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", kernel.name):
         return f"the name {kernel.name!r} is not made of letters, digits, _ and ."
-    names = [b.name for b in kernel.buffers]
+    names = [b.name for b in (*kernel.buffers, *kernel.private)]
     if len(set(names)) != len(names):
         return f"two buffers share a name: {', '.join(names)}"
+    for b in kernel.private:
+        if b.size[1]:
+            return f"private buffer {b.name} grows with the batch"
     try:
-        scope = Scope(frozenset(kernel.buffers), {})
+        scope = Scope(frozenset((*kernel.buffers, *kernel.private)), {})
         scope.expression(kernel.total)
         scope.expect(kernel.total, INDEX, "the total of the parallel loop")
+        if kernel.sweep is not None:
+            scope.expression(kernel.sweep[1])
+            scope.expect(kernel.sweep[1], INDEX, "the number of sweeps")
+            scope.bind(kernel.sweep[0])
         scope.bind(kernel.variable)
         scope.block(kernel.body)
     except InvalidKernel as broken:
@@ -160,6 +168,12 @@ class Scope:
                     raise InvalidKernel(f"fma on {x.type}")
             case Splat():
                 self.expect(x.value, type_of(x.type.elem), "the operand of splat")
+            case Shuffle():
+                for part in x.values:
+                    self.expect(part, x.values[0].type, "an operand of shuffle")
+                have = sum(part.type.lanes for part in x.values)
+                if x.values[0].type.lanes == 1 or x.type != type_of(x.values[0].type.elem, len(x.lanes)) or not all(0 <= lane < have for lane in x.lanes):
+                    raise InvalidKernel(f"shuffle of {have} lanes of {x.values[0].type.elem} by {x.lanes} giving {x.type}")
             case Select():
                 if x.condition.type not in (BOOL, type_of("bool", x.type.lanes)):
                     raise InvalidKernel(f"the condition of a select of {x.type} is {x.condition.type}")

@@ -1,8 +1,9 @@
 """Loop IR -> LLVM IR text, through tables: operation -> instruction.
 
-A kernel becomes  void NAME(ptr args, i64 n, i64 lo, i64 hi): args points to one pointer a buffer, in
-order, n is the batch extent, and the parallel variable runs over [lo, hi). It loads the pointers and
-calls NAME.body, whose pointer parameters are noalias: two buffers never overlap.
+A kernel becomes  void NAME(ptr args, i64 n, i64 lo, i64 hi, ptr own): args points to one pointer a buffer,
+in order, n is the batch extent, the parallel variable runs over [lo, hi), and own is memory for the private
+buffers. It loads the pointers and calls NAME.body, whose pointer parameters are noalias: two buffers never
+overlap.
 
 The text is already in SSA form: loops carry the registers they set as phis. Index arithmetic and
 splats are numbered by their text, so that none is computed twice, and placed before the outermost loop
@@ -48,14 +49,18 @@ class Body(Arithmetic):
     def __init__(self, kernel: Kernel, target: Target, declarations: set[str]) -> None:
         super().__init__(target, declarations)
         self.kernel = kernel
+        self.buffers = (*kernel.buffers, *kernel.private)
         self.label = "entry"  # of the basic block being written
 
     def text(self) -> str:
         """The function, with its loop over the part of the parallel range it is given."""
-        self.loop(self.kernel.variable, "%lo", "%hi", 1, self.kernel.body, False)
+        lo, hi = Var("lo of part"), Var("hi of part")
+        self.names |= {key(lo): "%lo", key(hi): "%hi"}
+        whole: tuple[Stmt, ...] = (For(self.kernel.variable, lo, hi, 1, self.kernel.body),)
+        self.block((For(self.kernel.sweep[0], Int(0), self.kernel.sweep[1], 1, whole),) if self.kernel.sweep else whole)
         self.lines.append("  ret void")
         parameters = ", ".join(
-            [f"ptr noalias {'' if b.written else 'readonly '}%b{i}" for i, b in enumerate(self.kernel.buffers)]
+            [f"ptr noalias {'' if b.written else 'readonly '}%b{i}" for i, b in enumerate(self.buffers)]
             + ["i64 %n", "i64 %lo", "i64 %hi"]
         )
         return (
@@ -68,7 +73,7 @@ class Body(Arithmetic):
 
     def pointer(self, buffer: Buffer, address: Expr, inbounds: str = "inbounds ") -> str:
         """base + variable part + constant part: the last becomes the displacement of an instruction."""
-        base, t = f"%b{self.kernel.buffers.index(buffer)}", ELEMS[buffer.elem].memory
+        base, t = f"%b{self.buffers.index(buffer)}", ELEMS[buffer.elem].memory
         variable, op, constant = peel(address)
         address, constant = (variable, constant) if op == "+" else (address, 0)
         offset = self.value(address)
@@ -287,7 +292,7 @@ def assigned(body: Sequence[Stmt]) -> list[str]:
 
 
 def module(kernels: Sequence[Kernel], target: Target) -> str:
-    """The LLVM IR text of the kernels; each becomes a function void NAME(ptr args, i64 n, i64 lo, i64 hi)."""
+    """The LLVM IR text of the kernels; each becomes a function void NAME(ptr args, i64 n, i64 lo, i64 hi, ptr own)."""
     declarations: set[str] = set()
     functions = []
     for kernel in kernels:
@@ -302,10 +307,13 @@ def module(kernels: Sequence[Kernel], target: Target) -> str:
 
 def entry(kernel: Kernel) -> str:
     """The exported function: loads the buffers' addresses and calls the body."""
-    lines = [f'define void @"{kernel.name}"(ptr %args, i64 %n, i64 %lo, i64 %hi) #0 {{']
+    lines = [f'define void @"{kernel.name}"(ptr %args, i64 %n, i64 %lo, i64 %hi, ptr %own) #0 {{']
     for i, _ in enumerate(kernel.buffers):
         lines.append(f"  %s{i} = getelementptr inbounds ptr, ptr %args, i64 {i}")
         lines.append(f"  %b{i} = load ptr, ptr %s{i}, align 8")
-    arguments = ", ".join([*(f"ptr %b{i}" for i, _ in enumerate(kernel.buffers)), "i64 %n", "i64 %lo", "i64 %hi"])
+    for i, offset in enumerate(kernel.offsets[:-1], len(kernel.buffers)):
+        lines.append(f"  %b{i} = getelementptr inbounds i8, ptr %own, i64 {offset}")
+    count = len(kernel.buffers) + len(kernel.private)
+    arguments = ", ".join([*(f"ptr %b{i}" for i in range(count)), "i64 %n", "i64 %lo", "i64 %hi"])
     lines += [f'  call void @"{kernel.name}.body"({arguments})', "  ret void", "}", ""]
     return "\n".join(lines)

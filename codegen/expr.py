@@ -6,7 +6,7 @@ constants gathered on the right and outermost, so that an address is `variable p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
@@ -132,6 +132,13 @@ class LaneIndex(Expr):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Shuffle(Expr):
+    values: tuple[Expr, ...]
+    lanes: tuple[int, ...]
+    type: Type
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Select(Expr):
     condition: Expr
     a: Expr
@@ -234,6 +241,13 @@ def select(condition: Expr, a: Operand, b: Operand) -> Expr:
     lanes = max(condition.type.lanes, *(x.type.lanes for x in (a, b) if isinstance(x, Expr)))
     wide = type_of(like.elem, lanes)
     return Select(condition, lift(a, wide), lift(b, wide), wide)
+
+
+def shuffle(values: Sequence[Expr], lanes: Sequence[int]) -> Expr:
+    """The lanes with these numbers out of vectors of one type laid side by side; a vector whose lanes stay is itself."""
+    if len(values) == 1 and tuple(lanes) == tuple(range(values[0].type.lanes)):
+        return values[0]
+    return Shuffle(tuple(values), tuple(lanes), type_of(values[0].type.elem, len(lanes)))
 
 
 def fma(a: Operand, b: Operand, c: Expr) -> Expr:
@@ -375,4 +389,4 @@ def children(x: Expr) -> Iterator[Expr]:
         if isinstance(part, Expr):
             yield part
         elif isinstance(part, tuple):
-            yield from part
+            yield from (p for p in part if isinstance(p, Expr))

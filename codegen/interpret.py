@@ -42,6 +42,7 @@ from faltung.codegen.loops import (
     Reg,
     Select,
     Set,
+    Shuffle,
     Splat,
     Stmt,
     Store,
@@ -72,19 +73,27 @@ def run(kernel: Kernel, buffers: Mapping[str, Array], batch: int, lo: int, hi: i
             found = "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
             raise InvalidKernel(f"buffer {b.name} needs {b.elem}[{b.extent(batch)}] for N={batch}, got {found}")
     with np.errstate(all="ignore"):
-        machine = Machine(buffers, batch)
-        for t in range(lo, hi):
-            machine.values[key(kernel.variable)] = np.int64(t)
-            machine.block(kernel.body)
+        Machine(buffers, batch).run(kernel, range(lo, hi))
 
 
 class Machine:
     """The state of a running kernel: buffers, and the values of loop variables, registers and temps."""
 
     def __init__(self, buffers: Mapping[str, Array], batch: int) -> None:
-        self.buffers, self.batch = buffers, batch
+        self.buffers, self.batch = dict(buffers), batch
         self.values: dict[str, Any] = {}
         self.memo: dict[int, tuple[Expr, Any]] = {}
+        self.unit = 0  # of the parallel range, the one that runs
+
+    def run(self, kernel: Kernel, units: Sequence[int]) -> None:
+        """These units of the parallel range, in this order, as often as the kernel sweeps."""
+        variable, count = kernel.sweep or (None, Int(1))
+        for n in range(int(self.value(count))):
+            if variable is not None:
+                self.values[key(variable)] = np.int64(n)
+            for self.unit in units:
+                self.values[key(kernel.variable)] = np.int64(self.unit)
+                self.block(kernel.body)
 
     def block(self, body: Sequence[Stmt]) -> None:
         visible = list(self.values)
@@ -98,7 +107,7 @@ class Machine:
                 case Store():
                     value = self.value(stmt.value)
                     places, mask = self.places(stmt.buffer, stmt.address, 1, stmt.value.type, stmt.mask, "write")
-                    self.buffers[stmt.buffer.name][places[mask]] = np.broadcast_to(value, mask.shape)[mask]
+                    self.memory(stmt.buffer)[places[mask]] = np.broadcast_to(value, mask.shape)[mask]
                 case Prefetch():
                     self.value(stmt.address)  # must exist, but nothing is read
                 case For():
@@ -128,6 +137,13 @@ class Machine:
                 )
         return places, touched
 
+    def memory(self, buffer: Buffer) -> Array:
+        """The elements of a buffer. One that nobody gave is private: it is made when first touched, full of garbage."""
+        if buffer.name not in self.buffers:
+            dtype = np.dtype(DTYPES[buffer.elem])
+            self.buffers[buffer.name] = np.full(buffer.extent(self.batch), np.nan if dtype.kind == "f" else 77).astype(dtype)
+        return self.buffers[buffer.name]
+
     def value(self, x: Expr) -> Any:
         """The value of an expression now; a node shared within a statement is evaluated once."""
         known = self.memo.get(id(x))
@@ -155,12 +171,15 @@ class Machine:
                 stride = int(self.value(x.stride)) if isinstance(x, Gather) else 1
                 places, mask = self.places(x.buffer, x.address, stride, x.type, x.mask, "read")
                 lanes: Array = np.zeros(x.type.lanes, DTYPES[x.type.elem])
-                lanes[mask] = self.buffers[x.buffer.name][places[mask]]
+                lanes[mask] = self.memory(x.buffer)[places[mask]]
                 return shaped(lanes, x.type)
             case Splat():
                 return np.broadcast_to(self.value(x.value), x.type.lanes)
             case LaneIndex():
                 return shaped(np.arange(x.type.lanes).astype(DTYPES[x.type.elem]), x.type)
+            case Shuffle():
+                side_by_side = np.concatenate([np.atleast_1d(self.value(v)) for v in x.values])
+                return shaped(side_by_side[list(x.lanes)], x.type)
             case Select():
                 return np.where(self.value(x.condition), self.value(x.a), self.value(x.b))
             case Call():

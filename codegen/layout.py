@@ -6,7 +6,8 @@
     halo   = elements kept zero before and after an axis, so that a padded read is a plain read
 
 `nChw16c` is order ((0,0), (1,0), (2,0), (3,0), (1,1)) with block 16 on axis 1. The open batch axis, when there is
-one, is the outermost, so that no address depends on the batch size. Elements of a last block beyond the extent
+one, is the outermost, so that no address depends on the batch size. A layout may lie within another one, `whole`,
+from position `at` of each axis on: it shares the other's memory, strides and halo. Elements of a last block beyond the extent
 exist and hold anything: schedules may compute in them but never let them reach an element within.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,8 @@ class Layout:
     order: tuple[tuple[int, int], ...]
     block: tuple[int, ...]
     halo: Halo
+    whole: Layout | None = None
+    at: tuple[int, ...] = ()
 
     @cached_property
     def counts(self) -> dict[tuple[int, int], Extent]:
@@ -68,6 +72,8 @@ class Layout:
     @cached_property
     def strides(self) -> dict[tuple[int, int], int]:
         """Elements from one step of a part to the next."""
+        if self.whole is not None:
+            return self.whole.strides
         found, stride = {}, 1
         for part in reversed(self.order):
             found[part] = stride
@@ -77,15 +83,29 @@ class Layout:
 
     @cached_property
     def size(self) -> tuple[int, int]:
-        """Elements in memory, as (constant, per batch)."""
+        """Elements in memory, as (constant, per batch); of the whole for a layout within another."""
+        if self.whole is not None:
+            return self.whole.size
         total = 1
         for count in self.counts.values():
             total *= 1 if isinstance(count, Batch) else count
         return (0, total) if any(isinstance(e, Batch) for e in self.shape) else (total, 0)
 
+    @cached_property
+    def origin(self) -> int:
+        """The address of the first element in memory, halo included."""
+        if self.whole is None:
+            return 0
+        return self.whole.origin + sum(start // b * self.strides[axis, 0] for axis, (start, b) in enumerate(zip(self.at, self.block, strict=True)))
+
     @property
     def has_halo(self) -> bool:
         return any(h != (0, 0) for h in self.halo)
+
+    @property
+    def outer(self) -> list[int]:
+        """Axes from the outermost to the innermost, by their elements or blocks."""
+        return [axis for axis, part in self.order if part == 0]
 
     def is_split(self, axis: int, lanes: int) -> bool:
         """Whether the axis is split into blocks of `lanes` that lie innermost: its blocks are vectors."""
@@ -93,7 +113,7 @@ class Layout:
 
     def address(self, index: Sequence[Affine], places: Places) -> Expr:
         """The flat address of an element; every form must be without division."""
-        total: Expr = Int(0)
+        total: Expr = Int(self.origin)
         for axis, form in enumerate(index):
             total = total + self._part(axis, form, places)
         return total
@@ -103,11 +123,19 @@ class Layout:
         if b == 1:
             return (value_of(form, places) + self.halo[axis][0]) * outer
         inner = self.strides[axis, 1]
-        place = places[form.name] if form.name is not None else None
-        if place is not None and place.block == b:
-            return place.outer * outer + place.inner * inner
-        value = value_of(form, places)
-        return binary("//", value, b) * outer + binary("%", value, b) * inner
+        # the last digit: an index that stands in blocks to which all else in the form adds whole blocks
+        last = next((n for n in form.names if places[n].block > 1 and within(form, n, b) % places[n].block == 0), None)
+        if last is None:
+            value = value_of(form, places)
+            return binary("//", value, b) * outer + binary("%", value, b) * inner
+        place, size = places[last], places[last].block
+        number = place.outer + Int(form.const // size)
+        for name, c in form.terms:
+            if name != last:
+                number = number + places[name].value * (c // size)
+        if size == b:
+            return number * outer + place.inner * inner
+        return binary("//", number, b // size) * outer + (binary("%", number, b // size) * size + place.inner) * inner
 
     def lane_stride(self, index: Sequence[Affine], lane: str, places: Places) -> int | None:
         """Address step from one lane to the next when index `lane` counts lanes; None when it is no constant."""
@@ -118,9 +146,10 @@ class Layout:
                 continue
             if form.den != 1:
                 return None
-            if self.block[axis] == 1:
+            b = self.block[axis]
+            if b == 1:
                 total += c * self.strides[axis, 0]
-            elif form.name is not None and places[lane].block == self.block[axis]:
+            elif places[lane].block == b == within(form, lane, b):
                 total += self.strides[axis, 1]
             else:
                 return None
@@ -138,18 +167,30 @@ class Layout:
 
     def view(self, flat: np.ndarray[Any, Any], batch: int) -> np.ndarray[Any, Any]:
         """Memory as an array with one axis for every part, in the order (axis 0 outer, inner, axis 1 …); no copy."""
+        if self.whole is not None:
+            return self.whole.view(flat, batch)[self._from_whole()]
         shaped = flat[: int(np.prod(self._parts(batch), dtype=np.int64))].reshape(self._parts(batch))
         return shaped.transpose([self.order.index(p) for p in sorted(self.order)])
 
+    def logical(self, flat: np.ndarray[Any, Any], batch: int) -> np.ndarray[Any, Any] | None:
+        """Memory as the logical array, without its halo and without a copy; None where an axis is split."""
+        if any(b > 1 for b in self.block):
+            return None
+        interior: tuple[Any, ...] = self._interior(tuple(batch if isinstance(e, Batch) else e for e in self.shape))
+        return self.view(flat, batch)[(..., *interior)]  # ...: a scalar stays an array
+
     def write(self, flat: np.ndarray[Any, Any], array: np.ndarray[Any, Any], batch: int) -> None:
         """Copy a logical array into memory; the halo is left alone."""
-        view = self.view(flat, batch)
-        if all(b == 1 for b in self.block):
-            view[self._interior(array.shape)] = array
+        if (logical := self.logical(flat, batch)) is not None:
+            logical[...] = array
             return
-        padded = np.zeros([-(-e // b) * b for e, b in zip(array.shape, self.block, strict=True)], dtype=flat.dtype)
-        padded[tuple(slice(0, e) for e in array.shape)] = array
-        view[self._interior(padded.shape)] = padded.reshape(self._split(padded.shape))
+        view = self.view(flat, batch)
+        whole = tuple(-(-e // b) * b for e, b in zip(array.shape, self.block, strict=True))
+        padded = array
+        if whole != array.shape:
+            padded = np.zeros(whole, dtype=flat.dtype)
+            padded[tuple(slice(0, e) for e in array.shape)] = array
+        view[self._interior(whole)] = padded.reshape(self._split(whole))
 
     def read(self, flat: np.ndarray[Any, Any], batch: int) -> np.ndarray[Any, Any]:
         """Copy of the logical array out of memory, C-contiguous."""
@@ -167,6 +208,14 @@ class Layout:
             found += [slice(None), slice(None)] if b > 1 else [slice(before, before + e)]
         return tuple(found)
 
+    def _from_whole(self) -> tuple[slice, ...]:
+        found: list[slice] = []
+        for axis, (start, b) in enumerate(zip(self.at, self.block, strict=True)):
+            count = self.counts[axis, 0]
+            found.append(slice(None) if isinstance(count, Batch) else slice(start // b, start // b + count))
+            found += [slice(None)] if b > 1 else []
+        return tuple(found)
+
     def __str__(self) -> str:
         letters = "nchwd" if len(self.shape) > 2 else "ab"
         if len(self.shape) == 5:
@@ -177,6 +226,16 @@ class Layout:
             text += f"{self.block[axis]}{c}" if part else c.upper() if self.block[axis] > 1 else c
         halo = "".join(f"+{max(h)}" for h in self.halo if h != (0, 0))
         return text + halo
+
+
+def within(form: Affine, name: str, block: int) -> int:
+    """How far index `name` runs inside a block: the largest divisor of `block` of which all else in the form is a multiple.
+
+    16·g + f runs through blocks of 16 with f, 24·g + c through halves of them with c, 2·i through none with i (1).
+    """
+    if form.den != 1 or form.coefficient(name) != 1:
+        return 1
+    return gcd(block, form.const, *(c for n, c in form.terms if n != name))
 
 
 def value_of(form: Affine, places: Places) -> Expr:

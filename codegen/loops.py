@@ -1,6 +1,6 @@
 """The Loop IR: what a schedule writes, a person reads, an interpreter runs and LLVM compiles.
 
-    kernel = Kernel(name, buffers, parallel variable, total, body)
+    kernel = Kernel(name, buffers, parallel variable, total, body, sweep, private buffers)
     stmt   = For(variable, lo, hi, step, body)         lo, lo+step, ... below hi; step >= 1
            | If(condition, body, orelse)
            | Set(register, value)                      the first Set of a name declares the register
@@ -16,6 +16,7 @@
            | Gather(buffer, address, stride, type, mask)   lane l reads address + l*stride
            | Binary(op, a, b) | Fma(a, b, c)           c + a*b, rounded once
            | Splat(scalar, type) | LaneIndex(type)     0, 1, .., lanes-1
+           | Shuffle(values, lanes, type)              lane l is lane lanes[l] of the values laid side by side
            | Select(condition, a, b) | Call(fn, args)
            | Convert(value, type) | Bitcast(value, type)
            | Across(kind, value)                       sum, max or min over the lanes, by halving
@@ -39,8 +40,11 @@ from typing import TypeAlias
 
 # Expressions and types belong to the Loop IR: schedules find everything under the one name `loops`.
 from faltung.codegen.element import *  # noqa: F403
+from faltung.codegen.element import ELEMS
 from faltung.codegen.expr import *  # noqa: F403
 from faltung.codegen.expr import Buffer, Expr, Reg, Temp, Var
+
+LINE = 64  # bytes: where private buffers start
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,10 +94,23 @@ Stmt: TypeAlias = For | If | Set | Let | Store | Prefetch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kernel:
-    """`for variable in [lo, hi): body`, where [lo, hi) is a part of [0, total) chosen at each call."""
+    """`for variable in [lo, hi): body`, where [lo, hi) is a part of [0, total) chosen at each call.
+
+    With a sweep, each call does that several times: what a thread reads in one sweep stays in its cache for all its units.
+    """
 
     name: str
     buffers: tuple[Buffer, ...]
     variable: Var
     total: Expr
     body: tuple[Stmt, ...]
+    sweep: tuple[Var, Expr] | None = None  # variable and count of the loop around the part
+    private: tuple[Buffer, ...] = ()  # each call has its own, which holds anything at first
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Bytes from the start of a call's private memory to each private buffer, and to the end; lines are not shared."""
+        found = [0]
+        for b in self.private:
+            found.append(found[-1] + -(-b.size[0] * ELEMS[b.elem].bytes // LINE) * LINE)
+        return tuple(found)

@@ -12,15 +12,18 @@ from dataclasses import dataclass, field
 
 from faltung.codegen import loops
 from faltung.codegen.builder import Builder
-from faltung.codegen.exact import constant
+from faltung.codegen.element import PRIME
+from faltung.codegen.exact import STAND_IN, constant
 from faltung.codegen.layout import Layout, Place, Places, value_of
 from faltung.codegen.loops import Buffer, Expr, Int
 from faltung.graph import functions
+from faltung.graph.equation import Equation
 from faltung.graph.expr import NEUTRAL, Access, Apply, Const, Expr as Scalar, Inside, Reduce, Size, Value
 from faltung.graph.index import Affine, Batch, Extent
 
 ELEMENTS = {"float32": "f32", "float64": "f64", "int32": "i32", "int64": "i64", "bool": "bool"}
 COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+WHOLE = {"i32": (-(2**31), 2**31 - 1), "i64": (-(2**63), 2**63 - 1), "bool": (0, 1)}  # first and last
 ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "div": "/", "max": "max", "min": "min"}
 
 
@@ -102,7 +105,7 @@ class Lowering:
             return count
         values = [self.value(a, neutral) for a in e.args]
         if fn in COMPARISONS:
-            a, b = self._alike(values)
+            a, b = self._alike(e.args, values)
             return loops.binary(COMPARISONS[fn], a, b)
         if fn == "mul":  # a bracket selects
             a, b = values
@@ -117,15 +120,32 @@ class Lowering:
                 product = floats[x]
                 if isinstance(product, loops.Binary) and product.op == "*":
                     return k.fma(product.a, product.b, floats[y])
-        if fn == "div" and self.elem == "exact":
-            divisor = constant(e.args[1])
-            assert divisor, "exact.inexact tells which equations have no residues"
-            return floats[0] * k.const(1 / divisor, self.lanes)
+        if self.elem == "exact" and (found := self._over_residues(e, floats)) is not None:
+            return found
         if fn in ARITHMETIC:
             return loops.binary(ARITHMETIC[fn], *floats)
         if fn == "relu":  # NaN is not <= 0, so it passes
             return k.let(k.select(floats[0] <= 0, 0, floats[0]), "relu")
         return k.let(k.call(fn, *floats), fn)
+
+    def _over_residues(self, e: Apply, values: Sequence[Expr]) -> Expr | None:
+        """The functions that residues have in another way than floats; None for the others."""
+        x = values[0]
+        if e.fn == "div":
+            divisor = constant(e.args[1])
+            return x * (self._power(values[1], PRIME - 2) if divisor is None else self.k.const(1 / divisor, self.lanes))
+        if e.fn == "abs":
+            return self.k.select(x < 0, 0 - x, x)
+        return self._power(x, 5) + STAND_IN[e.fn] if e.fn in STAND_IN else None
+
+    def _power(self, x: Expr, exponent: int) -> Expr:
+        """By squaring; x to the power PRIME - 2 is 1/x (Fermat), and 0 for 0."""
+        power = x
+        for bit in f"{exponent:b}"[1:]:
+            power = self.k.let(power * power, "power")
+            if bit == "1":
+                power = self.k.let(power * x, "power")
+        return power
 
     def _count(self, e: Apply, neutral: float) -> Expr | None:
         """A 64-bit integer and a constant: a whole number, also where a float would not hold it."""
@@ -136,11 +156,16 @@ class Lowering:
                 return loops.binary(ARITHMETIC[e.fn], count, b.value)
         return None
 
-    def _alike(self, values: Sequence[Expr]) -> list[Expr]:
-        kinds = {v.type.kind for v in values}
-        if kinds == {"int"}:
-            elem = "i64" if any(v.type.elem == "i64" for v in values) else "i32"
-            return [v if v.type.elem == elem else self.k.convert(v, elem) for v in values]
+    def _alike(self, args: Sequence[Scalar], values: Sequence[Expr]) -> list[Expr]:
+        """The values in one type: whole numbers where all are, for a float would not hold every one of them."""
+        whole = [isinstance(a, Const) and isinstance(a.value, int) and -(2**63) <= a.value < 2**63 for a in args]
+        given = {v.type.elem for v, w in zip(values, whole, strict=True) if not w}
+        if given and given <= {"i32", "i64"}:
+            elem = "i32" if given == {"i32"} and not any(whole) else "i64"
+            return [
+                loops.const(a.value, loops.type_of(elem, v.type.lanes)) if isinstance(a, Const) else self.k.convert(v, elem)
+                for a, v in zip(args, values, strict=True)
+            ]
         return [self._float(v) for v in values]
 
     # ---- random bits: integers, as functions.mixed has them ----
@@ -198,7 +223,7 @@ class Lowering:
             return self._fetch(m, e, step, mask, neutral)
         ok = self.k.let(_all(checks), "inside")
         lanes = self.lanes if step else 1
-        held = self.k.register("read", loops.const(_number(neutral), loops.type_of(m.buffer.elem, lanes)))
+        held = self.k.register("read", loops.const(_number(neutral, m.buffer.elem), loops.type_of(m.buffer.elem, lanes)))
         with self.k.when(ok):
             self.k.set(held, self._fetch(m, e, step, mask, neutral))
         return self.k.let(held, m.buffer.name.lower())
@@ -215,7 +240,7 @@ class Lowering:
         else:
             value = k.gather(m.buffer, address, step, self.lanes, mask)
         if mask is not None and neutral != 0:
-            value = k.let(k.select(mask, value, _number(neutral)), "kept")
+            value = k.let(k.select(mask, value, _number(neutral, m.buffer.elem)), "kept")
         return value
 
     def _padded(self, e: Access, layout: Layout) -> bool:
@@ -270,8 +295,31 @@ def _signed(word: int) -> int:
     return (word + 2**31) % 2**32 - 2**31
 
 
-def _number(value: float) -> float | int:
+def _number(value: float, elem: str) -> float | int:
+    """A neutral element in a type: 0, an infinity, or what comes first or last of its whole numbers."""
+    if value and elem in WHOLE:
+        return WHOLE[elem][value > 0]
     return int(value) if value == 0 else value
+
+
+def labels(eq: Equation, dtypes: Sequence[str]) -> dict[str, Access]:
+    """Index v → the label that singles out one of its values: T[…] of a sum over [T[…] = v]·f(v), a whole number.
+
+    If v is summed, the sum is f(T[…]), and 0 for a label outside; if v is free, each term belongs to one v.
+    """
+    stack = [eq.reduce.body] if eq.reduce is not None and eq.reduce.kind == "sum" else []
+    found: dict[str, Access] = {}
+    while stack:
+        e = stack.pop()
+        if isinstance(e, Apply) and e.fn in ("mul", "neg", "div"):
+            stack += e.args[:1] if e.fn == "div" else e.args
+        elif isinstance(e, Apply) and e.fn == "eq":
+            for label, value in (e.args, e.args[::-1]):
+                if isinstance(label, Access) and isinstance(value, Value) and dtypes[label.slot] in ("int32", "int64"):
+                    found |= {v: label for v in (value.form.name,) if v is not None and v not in found}
+    forms = [form for a in eq.accesses for form in a.index]
+    plain = {v for v in found if not isinstance(eq.extent[v], Batch) and all(f.name == v for f in forms if f.coefficient(v))}
+    return {v: label for v, label in found.items() if v in plain and not found.keys() & {n for f in label.index for n in f.names}}
 
 
 def follows(reads: Sequence[Access], layouts: Sequence[Layout], lane: str, places: Places, lanes: int) -> str | None:

@@ -9,7 +9,7 @@ Copies appear where a schedule wants an operand in another layout than the one i
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from faltung.codegen.assign import layouts
@@ -19,6 +19,9 @@ from faltung.codegen.exact import inexact
 from faltung.codegen.layout import Layout, outside
 from faltung.codegen.loops import Kernel
 from faltung.codegen.lower import ELEMENTS
+from faltung.codegen.parts import Part, copied, parts, placed
+from faltung.codegen.schedules.channels import wanted
+from faltung.codegen.schedules.filtering import GROWTH
 from faltung.codegen.schedules.task import RESULT, Task
 from faltung.codegen.schedules.tile import lane_axes, weights_layout
 from faltung.codegen.target import Target
@@ -46,6 +49,7 @@ class Slot:
     layout: Layout | None  # None: scratch, `size` elements
     size: tuple[int, int]
     tensor: Tensor | None = None
+    inside: int | None = None  # the buffer whose memory this one is a part of (parts.py)
 
     @property
     def bytes(self) -> tuple[int, int]:
@@ -75,6 +79,7 @@ class Program:
     """See the module docstring. `outputs` are buffer numbers."""
 
     target: Target
+    accuracy: str = "strict"
     slots: list[Slot] = field(default_factory=list)
     prepare: list[Step] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
@@ -92,6 +97,19 @@ class Program:
         """Parameters, states and constants."""
         return [t for t in self.buffer if t.kind in PERSISTENT]
 
+    @property
+    def staged(self) -> list[int]:
+        """Buffers that live as long as parameters do, but that only `prepare` touches: not needed once it is done."""
+        ahead = {b for s in self.prepare for b in s.buffers}
+        later = {b for s in self.steps for b in s.buffers} | set(self.outputs)
+        return [n for n in sorted(ahead - later) if self.slots[n].persistent]
+
+    def memory(self, number: int) -> int:
+        """The buffer whose memory this one has: itself, or what it lies inside."""
+        while (inside := self.slots[number].inside) is not None:
+            number = inside
+        return number
+
     def lives(self) -> list[tuple[int, Life]]:
         """Lifetimes of the buffers that are not persistent, in stretches between barriers."""
         epoch = 0
@@ -99,12 +117,12 @@ class Program:
         last: dict[int, int] = {}
         for step in self.steps:
             epoch += step.barrier
-            for b in step.buffers:
+            for b in map(self.memory, step.buffers):
                 first.setdefault(b, epoch)
                 last[b] = epoch
         found = []
         for n, slot in enumerate(self.slots):
-            if slot.persistent:
+            if slot.persistent or slot.inside is not None:
                 continue
             start = -1 if slot.kind == "input" else first.get(n, 0)
             end = epoch + 1 if n in self.outputs else last.get(n, 0)
@@ -112,36 +130,49 @@ class Program:
         return found
 
 
-def lower(outputs: Sequence[Tensor], updates: Mapping[Tensor, Tensor], target: Target, exact: bool = False) -> Program:
+def lower(outputs: Sequence[Tensor], updates: Mapping[Tensor, Tensor], target: Target, exact: bool = False, accuracy: str = "strict") -> Program:
     """The program that computes `outputs` and writes each key of `updates` to the leaf it maps to.
 
     With `exact`, floats are integers modulo a prime, and equations that have no value there are left out.
-    Raises UnsupportedOp for a tensor with two open batch axes, whose size would not be linear in the batch.
+    `accuracy` is a key of filtering.GROWTH: how much rounding errors may grow for speed.
+    Raises UnsupportedOp for another accuracy, and for a tensor with two open batch axes, whose size would not be linear
+    in the batch.
     """
+    if accuracy not in GROWTH:
+        raise UnsupportedOp(f"accuracy={accuracy!r} is none of {', '.join(GROWTH)}")
     for t in topological([*outputs, *updates]):
         if sum(isinstance(e, Batch) for e in t.shape) > 1:
             raise UnsupportedOp(f"{t!r} has the open batch size on two axes; give the input a fixed first extent instead of None")
-    return _Lowering(outputs, updates, target, exact).program()
+    return _Lowering(outputs, updates, target, exact, accuracy).program()
 
 
 class _Lowering:
-    def __init__(self, outputs: Sequence[Tensor], updates: Mapping[Tensor, Tensor], target: Target, exact: bool) -> None:
+    def __init__(self, outputs: Sequence[Tensor], updates: Mapping[Tensor, Tensor], target: Target, exact: bool, accuracy: str) -> None:
         self.outputs, self.updates, self.exact = list(outputs), dict(updates), exact
         self.order = _ordered([*outputs, *updates], self.updates)
         self.lanes = {d: target.lanes("exact" if exact else ELEMENTS[d]) for d in FLOATS}
-        self.layout = layouts(self.order, self.updates, self.lanes)
-        self.out = Program(target)
-        self.copies: dict[tuple[Tensor, Layout], int] = {}
         fixed = unchanging(set(self.updates.values()))
         self.fixed = {t for t in self.order if t not in self.updates and fixed(t)}  # computed again only when parameters change
+        self.layout = layouts(self.order, self.updates, self.lanes)
+        alone = {*self.outputs, *self.updates, *self.fixed}
+        self.parts = parts(self.order, self.layout, alone)
+        placed(self.order, self.layout, self.parts)
+        self.out = Program(target, accuracy)
+        self.copies: dict[tuple[Tensor, Layout], int] = {}
+        self.ready: set[int] = set()  # buffers that are prepared before a run
 
     def program(self) -> Program:
         out = self.out
         for t in self.order:
-            if t in self.updates:
+            if t in self.updates or t in self.parts:
                 continue
             kind = t.kind if t.is_leaf else "packed" if t in self.fixed else "temporary"
             out.buffer[t] = self._slot(Slot(kind, t.dtype, self.layout[t], self.layout[t].size, t))
+            if t in self.fixed:
+                self.ready.add(out.buffer[t])
+        for t in reversed(self.order):
+            if t in self.parts:
+                out.buffer[t] = self._slot(Slot("temporary", t.dtype, self.layout[t], self.layout[t].size, t, out.buffer[self.parts[t].whole]))
         for t, p in self.updates.items():
             if p not in out.buffer:
                 out.buffer[p] = self._slot(Slot(p.kind, p.dtype, self.layout[t], self.layout[t].size, p))
@@ -150,8 +181,8 @@ class _Lowering:
             for eq in t.equations:
                 self._lower(t, eq)
         out.outputs = [out.buffer[t] for t in self.outputs]
-        out.steps = _with_barriers(out.steps)
-        out.prepare = _with_barriers(out.prepare)
+        out.steps = _with_barriers(out.steps, out.memory)
+        out.prepare = _with_barriers(out.prepare, out.memory)
         return out
 
     def _slot(self, slot: Slot) -> int:
@@ -159,6 +190,9 @@ class _Lowering:
         return len(self.out.slots) - 1
 
     def _lower(self, t: Tensor, eq: Equation) -> None:
+        slot = copied(eq)
+        if slot is not None and (part := self.parts.get(t.operands[slot])) and part == Part(t, tuple(form.const for form in eq.lhs)):
+            return  # it lies there already
         if self.exact and (reason := inexact(eq)) is not None:
             self.out.left_out.append((t, eq, reason))
             return
@@ -171,30 +205,37 @@ class _Lowering:
         old = self.updates.get(t)
         aliases = tuple(n for n, o in enumerate(t.operands) if o is old and eq.read(n))
         dtypes = tuple(o.dtype for o in t.operands)
-        task = Task(eq, tuple(layouts), dtypes, self.layout[t], t.dtype, self.out.target, self.exact, aliases)
+        task = Task(eq, tuple(layouts), dtypes, self.layout[t], t.dtype, self.out.target, self.exact, aliases, self.out.accuracy)
         self._emit(t, eq, choose(task), numbers, self.out.buffer[t], t in self.fixed, task)
 
     def _emit(self, t: Tensor, eq: Equation, choice: Choice, numbers: list[int], result: int, fixed: bool, task: Task) -> None:
-        scratch = [self._slot(Slot("packed" if fixed else "temporary", t.dtype, None, size)) for size in choice.plan.scratch]
+        scratch = [self._slot(Slot("temporary", t.dtype, None, size)) for size in choice.plan.scratch]
         for work in choice.plan.works:
             buffers = tuple(result if a == RESULT else numbers[a] if a >= 0 else scratch[-2 - a] for a in work.arguments)
             step = Step(work.kernel, buffers, t, eq, work.schedule, choice.refused)
-            (self.out.prepare if fixed else self.out.steps).append(step)
+            written = {b for b, d in zip(buffers, work.kernel.buffers, strict=True) if d.written}
+            ahead = fixed or (written <= set(scratch) and set(buffers) - written <= self.ready)
+            if ahead:
+                self.ready |= written
+                for b in written & set(scratch):
+                    self.out.slots[b] = replace(self.out.slots[b], kind="packed")
+            (self.out.prepare if ahead else self.out.steps).append(step)
 
     def _wants(self, t: Tensor, eq: Equation) -> dict[int, Layout]:
-        """Layouts other than the assigned ones with which the contraction schedule would apply."""
+        """Layouts other than the assigned ones with which the contraction or the depthwise schedule would apply."""
         result, lanes = self.layout[t], self.lanes.get(t.dtype, 1)
-        for c, f, here, there in lane_axes(eq):
-            if not result.is_split(here, lanes) or c.a.slot == c.b.slot:
+        for way in lane_axes(eq):
+            c = way.roles
+            if way.narrow(lanes) or not way.fits(way.equation.lhs, result, way.here, lanes) or c.a.slot == c.b.slot:
                 continue
             if any(t.operands[x.slot].dtype != t.dtype for x in (c.a, c.b)):
                 continue
             wants: dict[int, Layout] = {}
             b = t.operands[c.b.slot]
-            if not self.layout[b].is_split(there, lanes) or self.layout[b].shape[there] != eq.extent[f]:
-                if b.shape[there] != eq.extent[f]:
-                    continue
-                wants[c.b.slot] = weights_layout(eq, c, there, b.shape, lanes)
+            if b.shape[way.there] != way.extent(c.b.index[way.there]):
+                continue
+            if not way.fits(c.b.index, self.layout[b], way.there, lanes):
+                wants[c.b.slot] = weights_layout(way, b.shape, lanes)
             a = t.operands[c.a.slot]
             halo = outside([(c.a, eq.extent)], a.shape)
             held = self.layout[a]
@@ -203,7 +244,7 @@ class _Lowering:
                     continue
                 wants[c.a.slot] = replace(held, halo=halo)
             return wants
-        return {}
+        return wanted(eq, [self.layout[o] for o in t.operands], [o.dtype for o in t.operands], t.dtype, result, lanes)
 
     def _copy(self, o: Tensor, want: Layout) -> int:
         key = (o, want)
@@ -211,6 +252,8 @@ class _Lowering:
             fixed = o in self.fixed
             number = self._slot(Slot("packed" if fixed else "temporary", o.dtype, want, want.size))
             self.copies[key] = number
+            if fixed:
+                self.ready.add(number)
             free = tuple(LETTERS[len(o.shape)])
             forms = tuple(Affine.of(i) for i in free)
             extents = dict(zip(free, o.shape, strict=True))
@@ -257,14 +300,14 @@ def in_place(new: Tensor, old: Tensor) -> bool:
     return True
 
 
-def _with_barriers(steps: Sequence[Step]) -> list[Step]:
+def _with_barriers(steps: Sequence[Step], memory: Callable[[int], int] = int) -> list[Step]:
     """Each step with its flag: whether it must wait until all threads have finished what came before."""
     found: list[Step] = []
     read: set[int] = set()
     written: dict[int, Tensor] = {}
     for step in steps:
-        writes = {b for b, d in zip(step.buffers, step.kernel.buffers, strict=True) if d.written}
-        reads = set(step.buffers) - writes
+        writes = {memory(b) for b, d in zip(step.buffers, step.kernel.buffers, strict=True) if d.written}
+        reads = {memory(b) for b, d in zip(step.buffers, step.kernel.buffers, strict=True) if not d.written}
         # pieces of one tensor write different elements of one buffer
         again = any(written.get(b, step.tensor) is not step.tensor for b in writes)
         wait = bool(again or reads & written.keys() or writes & read)

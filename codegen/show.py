@@ -35,6 +35,7 @@ from faltung.codegen.loops import (
     Reg,
     Select,
     Set,
+    Shuffle,
     Splat,
     Stmt,
     Store,
@@ -60,7 +61,9 @@ ATOM = 10
 def text(kernel: Kernel) -> str:
     """The kernel as indented pseudo-code."""
     buffers = ", ".join(f"{b.name}: {b.elem}[{size(b)}]{' out' * b.written}" for b in kernel.buffers)
-    lines = [f"kernel {kernel.name}({buffers})", f"  parallel {kernel.variable.name} in 0..{expression(kernel.total)}:"]
+    private = [f"  private {b.name}: {b.elem}[{size(b)}]" for b in kernel.private]
+    sweep = [f"  each thread, for {v.name} in 0..{expression(n)}:" for v, n in [kernel.sweep]] if kernel.sweep else []
+    lines = [f"kernel {kernel.name}({buffers})", *private, *sweep, f"  parallel {kernel.variable.name} in 0..{expression(kernel.total)}:"]
     known: set[str] = set()
     lines += (f"    {line}" for line in block(kernel.body, known))
     return "\n".join(lines) + "\n"
@@ -163,6 +166,8 @@ def parts(x: Expr) -> tuple[str, int]:
             return f"splat({expression(x.value)})", ATOM
         case LaneIndex():
             return f"lane[{x.type}]", ATOM
+        case Shuffle():
+            return f"lanes {' '.join(map(str, x.lanes))} of ({', '.join(expression(v) for v in x.values)})", 0
         case Select():
             return f"{expression(x.a, 1)} if {expression(x.condition, 1)} else {expression(x.b, 1)}", 0
         case Call():

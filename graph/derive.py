@@ -18,12 +18,12 @@ Three cases beside the solved index:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
 
-from faltung.graph import functions, recognise
+from faltung.graph import functions, naming
 from faltung.graph.equation import Equation, make, used_indices
 from faltung.graph.errors import UnsupportedOp
 from faltung.graph.expr import (
@@ -45,7 +45,9 @@ from faltung.graph.expr import (
     walk,
 )  # fmt: skip
 from faltung.graph.index import Affine, Batch, Extent, always_inside, mixed_radix
-from faltung.graph.show import bar
+from faltung.graph.normal import sums_known, terms
+from faltung.graph.scope import Scope
+from faltung.graph.show import bar, expression
 from faltung.graph.tensor import Step, Tensor, computed
 
 CANDIDATES = "uvwxyzabcdeghlmort"
@@ -60,42 +62,37 @@ class Derivation:
     steps: tuple[Step, ...]
 
 
-class _Scope:
-    """Operands of the equation being built: adding one gives its slot."""
-
-    def __init__(self, tensors: Sequence[Tensor], names: Sequence[str]) -> None:
-        self.tensors, self.names = list(tensors), list(names)
-
-    def slot(self, tensor: Tensor, name: str) -> int:
-        for n, t in enumerate(self.tensors):
-            if t is tensor:
-                return n
-        self.tensors.append(tensor)
-        self.names.append(name)
-        return len(self.tensors) - 1
-
-
-def derive(output: Tensor, slot: int, cotangent: Tensor) -> list[Tensor]:
+def derive(output: Tensor, slot: int, cotangent: Tensor, apart: Container[Tensor] = ()) -> list[Tensor]:
     """Cotangent contributions of operand `slot`, one tensor for each distinct read of it, and place: summed or not.
 
-    `cotangent` has the shape of `output`. Raises UnsupportedOp for a reduction without a derivative.
+    `cotangent` has the shape of `output`. A contribution that cancels is a tensor of zeros whose steps say why; what
+    defines the tensors of `apart` is not used for that. Raises UnsupportedOp for a reduction without a derivative.
     """
+    dtype = output.operands[slot].dtype
     found: list[Tensor] = []
     for eq in output.equations:
         for access, summed in product(eq.read(slot), (False, True)):
-            d = _one(output, eq, access, summed, cotangent)
-            if d is not None:
-                found.append(
-                    computed(d.equation, d.operands, dtype=output.operands[slot].dtype, op="gradient", derivation=d.steps)
-                )
+            d = _one(output, eq, access, summed, cotangent, apart)
+            if d is not None and d.equation.expr is ZERO:
+                found.append(zeros(d.equation, dtype, d.steps))
+            elif d is not None:
+                found.append(computed(d.equation, d.operands, dtype=dtype, op="gradient", derivation=d.steps))
     return found
 
 
-def _one(output: Tensor, eq: Equation, access: Access, summed: bool, cotangent: Tensor) -> Derivation | None:
-    scope = _Scope(output.operands, eq.operands)
-    wanted = eq.operands[access.slot] if access.slot < len(eq.operands) else "X"
+def zeros(eq: Equation, dtype: str, steps: tuple[Step, ...]) -> Tensor:
+    """A tensor of zeros with the reason why. It is not interned, for others are zero for other reasons."""
+    t = Tensor("computed", eq.shape, dtype, equations=(eq,), op="gradient")
+    t.derivation = steps
+    return t
+
+
+def _one(
+    output: Tensor, eq: Equation, access: Access, summed: bool, cotangent: Tensor, apart: Container[Tensor]
+) -> Derivation | None:
+    scope = Scope(output.operands, eq.operands)
     steps = [Step("equation", str(eq))]
-    local = _partial(output, eq, access, summed, scope)
+    local = partial(output, eq, access, summed, scope)
     if local is ZERO:
         return None
     y_bar = Access(scope.slot(cotangent, bar(eq.target)), eq.lhs)
@@ -103,27 +100,49 @@ def _one(output: Tensor, eq: Equation, access: Access, summed: bool, cotangent: 
     shape = output.operands[access.slot].shape
     indices = [*eq.free, *(eq.bound if summed else ())]
     z = _result_names(access, shape, eq)
-    name, names = bar(wanted), tuple(scope.names)
+    name, names = bar(scope.names[access.slot]), tuple(scope.names)
     primed = {i: f"{i}′" if i in z else i for i in eq.extent}
     delta = "".join(f"[{form.substitute({i: Affine.of(p) for i, p in primed.items()})} = {zi}]" for form, zi in zip(access.index, z, strict=True))
-    steps.append(Step("chain rule", f"{name}[{','.join(z)}] = {_sum([primed[i] for i in indices], _text(_primed(term, primed), names) + '·' + delta)}"))
+    steps.append(Step("chain rule", f"{name}[{','.join(z)}] = {_sum([primed[i] for i in indices], text_of(_primed(term, primed), names) + '·' + delta)}"))
     solved = _solve(eq, access, term, indices, z, shape, steps, scope.tensors)
-    result = _build(eq, solved, shape, name, names)
+    result = collect(solved, shape, name, names)
+    reason = _cancelled(result, scope, apart)
+    if reason is not None:
+        steps.append(Step("cancels", reason))
+        result = make(result.free, ZERO, dict(result.extents), lhs=result.lhs, shape=shape, target=name)
+    return derivation(result, scope, steps)
+
+
+def _cancelled(eq: Equation, scope: Scope, apart: Container[Tensor]) -> str | None:
+    """Why a sum of differences is 0 by what defines the tensors that it reads, or None."""
+    reduce = eq.reduce
+    if reduce is None or not any(isinstance(e, Apply) and e.fn in ("add", "sub") for e in walk(reduce.body)):
+        return None
+    reads = [a for a in eq.accesses if scope.tensors[a.slot] not in apart]
+    if terms(eq.expr, eq.extent, sums_known(reads, eq.extent, scope)) != {}:
+        return None
+    read = dict.fromkeys(scope.tensors[a.slot] for a in reads)
+    sums = [str(t.equation) for t in read if len(t.equations) == 1 and t.equation.reduce is not None]
+    return f"{expression(eq.expr, tuple(scope.names))} = 0, because {' and '.join(sums)}"
+
+
+def derivation(result: Equation, scope: Scope, steps: Sequence[Step]) -> Derivation:
+    """The equation over those operands of the scope that it reads, and the last two steps."""
     used = sorted({a.slot for a in result.accesses})
     result = make(
         result.free, reslot(result.expr, {s: n for n, s in enumerate(used)}), dict(result.extents),
-        lhs=result.lhs, shape=result.shape, target=name, operands=tuple(names[s] for s in used),
+        lhs=result.lhs, shape=result.shape, target=result.target, operands=tuple(result.operands[s] for s in used),
     )  # fmt: skip
-    steps.append(Step("simplified", str(result)))
-    steps.append(Step("recognised as", recognise.name(result)))
-    return Derivation(result, tuple(scope.tensors[s] for s in used), tuple(steps))
+    operands = tuple(scope.tensors[s] for s in used)
+    last = (Step("simplified", str(result)), Step("recognised as", naming.name(result, [t.shape for t in operands])))
+    return Derivation(result, operands, (*steps, *last))
 
 
 # ---- the local derivative: ∂(expr)/∂(access) as an expression over free and bound indices ----
 
 
-def _partial(output: Tensor, eq: Equation, access: Access, summed: bool, scope: _Scope) -> Expr:
-    """By the read inside the reduction (`summed`) or by the read outside of it."""
+def partial(output: Tensor, eq: Equation, access: Access, summed: bool, scope: Scope) -> Expr:
+    """∂(right side)/∂(read), of the read inside the reduction (`summed`) or of the read outside of it."""
     reduce = eq.reduce
     if not summed:
         outer = differentiate(eq.expr, access, _forward_value(output, eq, scope))
@@ -138,7 +157,7 @@ def _partial(output: Tensor, eq: Equation, access: Access, summed: bool, scope: 
     return outer
 
 
-def _inner(output: Tensor, eq: Equation, reduce: Reduce, access: Access, scope: _Scope) -> Expr:
+def _inner(output: Tensor, eq: Equation, reduce: Reduce, access: Access, scope: Scope) -> Expr:
     body = differentiate(reduce.body, access, lambda e: e)
     if reduce.kind == "sum":
         return body
@@ -167,7 +186,7 @@ def position(indices: tuple[str, ...], extents: dict[str, Extent]) -> Affine:
     return total
 
 
-def _forward_value(output: Tensor, eq: Equation, scope: _Scope) -> Callable[[Expr], Expr]:
+def _forward_value(output: Tensor, eq: Equation, scope: Scope) -> Callable[[Expr], Expr]:
     """y for the derivative rules: the stored output where the node is the whole equation, else recomputed."""
 
     def value(e: Expr) -> Expr:
@@ -208,7 +227,9 @@ def _times(a: Expr, b: Expr) -> Expr:
 
 
 @dataclass
-class _Solved:
+class Solved:
+    """What a sum is collected from: its term, its indices, and the left side."""
+
     term: Expr
     remaining: list[str]  # indices still summed
     free: list[str]
@@ -232,7 +253,7 @@ def _result_names(access: Access, shape: tuple[Extent, ...], eq: Equation) -> li
 def _solve(
     eq: Equation, access: Access, term: Expr, indices: list[str], z: list[str], shape: tuple[Extent, ...],
     steps: list[Step], tensors: Sequence[Tensor],
-) -> _Solved:  # fmt: skip
+) -> Solved:  # fmt: skip
     extents = dict(eq.extent)
     remaining = list(indices)
     free: list[str] = []
@@ -276,7 +297,7 @@ def _solve(
             guards.append(Inside(v, extent))
     for guard in guards:
         term = _times(guard, term)
-    return _Solved(term, remaining, free, lhs, extents)
+    return Solved(term, remaining, free, lhs, extents)
 
 
 def _pivot(form: Affine, remaining: list[str], eq: Equation) -> str | None:
@@ -315,7 +336,8 @@ def _covered(term: Expr, form: Affine, extent: Extent, tensors: Sequence[Tensor]
     return False
 
 
-def _build(eq: Equation, s: _Solved, shape: tuple[Extent, ...], target: str, names: tuple[str, ...]) -> Equation:
+def collect(s: Solved, shape: tuple[Extent, ...], target: str, names: tuple[str, ...]) -> Equation:
+    """The equation `target[lhs] = Σ_remaining term`, with what does not depend on a summed index in front."""
     term, kept = s.term, used_indices(s.term)
     idle = [i for i in s.remaining if i not in kept]  # summing a constant over an index multiplies by its extent
     bound = tuple(i for i in s.remaining if i in kept)
@@ -356,7 +378,8 @@ def _outside(term: Expr, bound: tuple[str, ...]) -> Expr:
     return apply("neg", expr) if sign else expr
 
 
-def _text(expr: Expr, names: tuple[str, ...]) -> str:
+def text_of(expr: Expr, names: tuple[str, ...]) -> str:
+    """The expression as a factor."""
     from faltung.graph.show import expression
 
     text = expression(expr, names)

@@ -244,6 +244,8 @@ def apply(fn: str, *args: Expr) -> Expr:
             return b
         case "add" | "sub" if b is ZERO:
             return a
+        case "add" if a is b:
+            return apply("mul", const(2), a)
         case "sub" if a is ZERO:
             return apply("neg", b)
         case "sub" if a is b:
@@ -256,9 +258,9 @@ def apply(fn: str, *args: Expr) -> Expr:
             return a
         case "mul" if a is _MINUS or b is _MINUS:
             return apply("neg", b if a is _MINUS else a)
-        case "mul" if isinstance(a, Apply) and a.fn == "div" and a.args[0] is ONE:
+        case "mul" if isinstance(a, Apply) and a.fn == "div" and a.args[0] is ONE and not _silences(b, a.args[1]):
             return apply("div", b, a.args[1])
-        case "mul" if isinstance(b, Apply) and b.fn == "div" and b.args[0] is ONE:
+        case "mul" if isinstance(b, Apply) and b.fn == "div" and b.args[0] is ONE and not _silences(a, b.args[1]):
             return apply("div", a, b.args[1])
         case "div" if a is ZERO:
             return ZERO
@@ -268,7 +270,7 @@ def apply(fn: str, *args: Expr) -> Expr:
             return apply("neg", apply("mul", a.args[0], b))
         case "mul" if isinstance(b, Apply) and b.fn == "neg":
             return apply("neg", apply("mul", a, b.args[0]))
-        case "mul" if isinstance(b, Const) and not isinstance(a, Const):
+        case "mul" if isinstance(b, Const) and not _is_coefficient(a):
             return apply("mul", b, a)  # coefficients stand in front
         case "mul" if is_bracket(a) and not is_bracket(b):
             return apply("mul", b, a)  # brackets behind, outermost, so that they silence all the rest
@@ -301,6 +303,11 @@ def _silenced(e: Expr) -> bool:
     return isinstance(e, Apply) and e.fn == "mul" and is_bracket(e.args[1]) and not is_bracket(e.args[0])
 
 
+def _silences(bracket: Expr, divisor: Expr) -> bool:
+    """Whether a bracket must stay a factor, because the divisor is read at indices and may be 0 where the bracket is."""
+    return is_bracket(bracket) and any(isinstance(e, Access) and e.index for e in walk(divisor))
+
+
 def _affine(fn: str, a: Expr, b: Expr) -> Affine | None:
     """Arithmetic on index values is index arithmetic: 2·[i] + [j] is the value of 2·i+j."""
     if not (isinstance(a, Value) or (isinstance(b, Value) and fn in ("add", "sub", "mul"))):
@@ -320,6 +327,11 @@ def _affine(fn: str, a: Expr, b: Expr) -> Affine | None:
         case "mul" if y.constant is not None:
             return x * y.constant
     return None
+
+
+def _is_coefficient(e: Expr) -> bool:
+    """Whether the expression is a constant or a product of constants, which floats that no short decimal writes make."""
+    return isinstance(e, Const) or (isinstance(e, Apply) and e.fn == "mul" and all(map(_is_coefficient, e.args)))
 
 
 def _fold(fn: str, v: list[Fraction]) -> Fraction | None:

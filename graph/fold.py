@@ -14,7 +14,23 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from faltung.graph.equation import Equation, make
-from faltung.graph.expr import ONE, ZERO, Access, Apply, Const, Expr, Inside, Reduce, Size, Value, accesses, apply, reslot, rewrite, walk  # fmt: skip
+from faltung.graph.expr import (  # fmt: skip
+    ONE,
+    ZERO,
+    Access,
+    Apply,
+    Const,
+    Expr,
+    Inside,
+    Reduce,
+    Size,
+    Value,
+    accesses,
+    apply,
+    reslot,
+    rewrite,
+    walk,
+)
 from faltung.graph.index import Affine, Batch, Extent, always_inside
 from faltung.graph.parse import LETTERS
 from faltung.graph.rewrite import rebuild

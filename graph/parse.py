@@ -157,7 +157,8 @@ def _build(
     def number(node: object) -> Fraction | float:
         match node:
             case ("number", str(digits)):
-                return float(digits) if "e" in digits.lower() or len(digits) > 12 else Fraction(digits)  # as expr.const has it
+                rounded = "e" in digits.lower() or ("." in digits and len(digits) > 12)  # as expr.const has it
+                return float(digits) if rounded else Fraction(digits)
             case ("name", str(name)):
                 value = attributes.get(name)
                 if isinstance(value, (int, float, Fraction)):

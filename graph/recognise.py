@@ -1,4 +1,4 @@
-"""Names for equations, by the roles of their indices and never by the op that made them.
+"""Contractions, recognised by the roles of their indices and never by the op that made them.
 
 An index of a product of two reads plays one role:
 
@@ -6,7 +6,7 @@ An index of a product of two reads plays one role:
     reduced   in both reads, summed                      columns  in the second read and the result only
     window    summed or free, together with another index in one slot of the first read
 
-The name is what the derivation shows and what the scheduler acts on.
+The roles are what the scheduler acts on; naming.py has the words.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from faltung.graph.equation import Equation
-from faltung.graph.expr import Access, Apply, Expr, Reduce
+from faltung.graph.expr import Access, Apply, Reduce
 from faltung.graph.index import Affine
 
 
@@ -22,8 +22,8 @@ from faltung.graph.index import Affine
 class Contraction:
     """A sum of products of two reads, with every index in its role.
 
-    `a` is the read that may have windows, `b` the one whose slots are plain indices; `scale` is a factor
-    of the product that contains no index.
+    `a` is the read that may have windows, `b` the one whose slots are plain indices, or digits F·g + f with the
+    index g of a group, which is a batch index.
     """
 
     a: Access
@@ -48,7 +48,8 @@ def orientations(eq: Equation) -> list[Contraction]:
     pair = _product(eq)
     if isinstance(pair, str):
         return []
-    found = [roles(eq, a, b) for a, b in (pair, pair[::-1]) if all(_single(f) for f in b.index)]
+    groups = set(eq.free).intersection(*({n for f in a.index for n in f.names} for a in pair))
+    found = [roles(eq, a, b) for a, b in (pair, pair[::-1]) if all(_single(f) or _digits(eq, f, groups) for f in b.index)]
     return [c for c in found if isinstance(c, Contraction)]
 
 
@@ -71,6 +72,11 @@ def _single(form: Affine) -> bool:
     return len(form.terms) <= 1 and form.den == 1
 
 
+def _digits(eq: Equation, form: Affine, groups: set[str]) -> bool:
+    """Whether the slot counts F·g + f, f below F, with g an index of groups."""
+    return any(form == Affine.make({g: eq.extent[f], f: 1}) for g in groups for f in form.names if isinstance(eq.extent[f], int))  # type: ignore[dict-item]
+
+
 def roles(eq: Equation, a: Access, b: Access) -> Contraction | str:
     """Indices by role when `a` is taken as the windowed read, or the reason why that does not work."""
     in_a = {n for f in a.index for n in f.names}
@@ -89,10 +95,6 @@ def roles(eq: Equation, a: Access, b: Access) -> Contraction | str:
     )  # fmt: skip
 
 
-def _plain(form: Affine) -> bool:
-    return form.name is not None or form.constant is not None
-
-
 def vanishing(reduce: Reduce) -> list[Access]:
     """Reads that make the whole term neutral when they are outside: factors of a sum, the body of a maximum."""
     if reduce.kind != "sum":
@@ -108,81 +110,3 @@ def vanishing(reduce: Reduce) -> list[Access]:
         elif isinstance(e, Apply) and e.fn == "div":
             stack.append(e.args[0])
     return found
-
-
-def name(eq: Equation) -> str:
-    """What the equation is called, in words."""
-    reduce = eq.reduce
-    if reduce is None:
-        return _pointwise(eq)
-    if reduce.kind != "sum":
-        words = {"max": "maximum", "min": "minimum", "argmax": "position of the maximum", "argmin": "position of the minimum"}
-        window = any(not _plain(f) for a in eq.accesses for f in a.index)
-        return f"{'max pooling' if window and reduce.kind == 'max' else words[reduce.kind]}{_strides(eq) if window else ''}"
-    product = [x for x in _factors(reduce.body) if isinstance(x, Access)]
-    if len(product) == 1 and len(_factors(reduce.body)) == 1:
-        window = any(not _plain(f) for f in product[0].index)
-        return f"window sum (average pooling){_strides(eq)}" if window else f"sum over {', '.join(reduce.indices)}"
-    if len(product) != 2 or len(_factors(reduce.body)) != 2:
-        masked = any(isinstance(x, Apply) and x.fn == "eq" for x in _factors(reduce.body))
-        return "unpooling" if masked else f"sum of products over {', '.join(reduce.indices)}"
-    digits = {n for n in eq.free if all(any(n in f.names and not _plain(f) for f in x.index) for x in product)}  # of groups
-    a, b = sorted(product, key=lambda x: not _windows(x, digits))
-    slots = _windows(a, digits)
-    if not slots:
-        return "matrix product" if set(eq.free) - set(_names(a)) and set(eq.free) - set(_names(b)) else "contraction"
-    alone = {f.name for f in a.index} & {f.name for f in b.index} & set(eq.free)
-    rank = f"{len(slots)}-D {'grouped ' if digits else 'depthwise ' if alone else ''}"
-    bound_step = [f.coefficient(n) for f in slots for n in f.names if n in eq.bound and n in _names(b)]
-    if a.index[0].name in eq.bound and a.index[0].name == b.index[0].name:  # summed over the batch: a weight gradient
-        dilated = "" if all(s == 1 for s in bound_step) else f"{_list(bound_step)}-dilated "
-        return f"{rank}correlation of {_operand(eq, a)} with {dilated}{_operand(eq, b)} over the batch"
-    if any(f.den != 1 for f in slots):
-        return f"{rank}transposed convolution, stride {_list(f.den for f in slots)}"
-    if bound_step and all(c < 0 for c in bound_step):
-        return f"{rank}convolution with the flipped kernel{_strides(eq, slots)}"
-    if any(n in eq.bound for f in slots for n in f.names):
-        return f"{rank}convolution{_strides(eq, slots)}"
-    return "contraction"
-
-
-def _windows(a: Access, digits: set[str]) -> list[Affine]:
-    """Slots of several indices or an offset; a channel counted as a group and a place in it is none."""
-    return [f for f in a.index if not _plain(f) and not digits & set(f.names)]
-
-
-def _strides(eq: Equation, windows: list[Affine] | None = None) -> str:
-    slots = [f for a in eq.accesses for f in a.index if not _plain(f)] if windows is None else windows
-    strides = [f.coefficient(n) for f in slots for n in f.names if n in eq.free]
-    dilations = [abs(f.coefficient(n)) for f in slots for n in f.names if n in eq.bound]
-    text = f", stride {_list(strides)}" if any(s != 1 for s in strides) else ""
-    return text + (f", dilation {_list(dilations)}" if any(d != 1 for d in dilations) else "")
-
-
-def _list(values: object) -> str:
-    numbers = [int(v) for v in values]  # type: ignore[attr-defined]
-    return str(numbers[0]) if len(set(numbers)) == 1 else "×".join(map(str, numbers))
-
-
-def _pointwise(eq: Equation) -> str:
-    if len(eq.accesses) == 1 and eq.expr is eq.accesses[0]:
-        return "copy" if all(_plain(f) for f in (*eq.lhs, *eq.accesses[0].index)) else "view"
-    if any(len(f.names) > 1 for f in eq.lhs):
-        return "unpooling" if any(isinstance(x, Apply) and x.fn == "eq" for x in _factors(eq.expr)) else "upsampling"
-    return "constant" if not eq.accesses else "elementwise"
-
-
-def _factors(e: Expr) -> list[Expr]:
-    if isinstance(e, Apply) and e.fn == "mul":
-        return [x for a in e.args for x in _factors(a)]
-    if isinstance(e, Apply) and e.fn == "neg":
-        return _factors(e.args[0])
-    return [e]
-
-
-def _names(a: Access) -> list[str]:
-    return [n for f in a.index for n in f.names]
-
-
-def _operand(eq: Equation, a: Access) -> str:
-    return eq.operands[a.slot] if a.slot < len(eq.operands) else f"operand {a.slot}"

@@ -13,7 +13,7 @@ from faltung.graph.index import Affine
 if TYPE_CHECKING:
     from faltung.graph.equation import Equation
 
-MACRON = "\u0304"
+MACRON, DOT = "\u0304", "\u0307"
 REDUCE_NAMES = {"sum": "Σ"}
 REDUCE_LATEX = {"sum": r"\sum", "max": r"\max", "min": r"\min", "argmax": r"\operatorname{argmax}", "argmin": r"\operatorname{argmin}"}
 
@@ -21,6 +21,11 @@ REDUCE_LATEX = {"sum": r"\sum", "max": r"\max", "min": r"\min", "argmax": r"\ope
 def bar(name: str) -> str:
     """The name of a cotangent: X → X̄."""
     return name[:1] + MACRON + name[1:]
+
+
+def dot(name: str) -> str:
+    """The name of a tangent: X → Ẋ."""
+    return name[:1] + DOT + name[1:]
 
 
 def unicode(eq: Equation) -> str:
@@ -85,10 +90,11 @@ def latex(eq: Equation) -> str:
 
 
 def _latex_name(name: str) -> str:
-    base = name.replace(MACRON, "").replace("ʹ", "")
+    base = name.replace(MACRON, "").replace(DOT, "").replace("ʹ", "")
     head, tail = base[:1], base[1:]
     text = f"{head}_{{{tail}}}" if tail.isdigit() else rf"\mathrm{{{base}}}" if tail else head
     text = rf"\bar{{{text}}}" if MACRON in name else text
+    text = rf"\dot{{{text}}}" if DOT in name else text
     return f"{text}'" if "ʹ" in name else text
 
 

@@ -29,7 +29,13 @@ FLOATS = ("float32", "float64")
 
 _serial = itertools.count()
 _lending = threading.Lock()  # held for assignments only, never while a value is fetched
+_changes = 0  # of the value of any tensor; guarded by _lending
 _interned: weakref.WeakValueDictionary[tuple[Any, ...], Tensor] = weakref.WeakValueDictionary()
+
+
+def changes() -> int:
+    """How often the value of any tensor has changed: while it stays the same, no version has moved."""
+    return _changes
 
 
 @dataclass(frozen=True)
@@ -114,13 +120,18 @@ class Tensor:
             raise ShapeError(f"{self.name}: expected shape {list(self.shape)}, got {list(array.shape)}")
         with _lending:
             self.value, self.source = array, None
-            self.version += 1
+            self._changed()
 
     def lend(self, source: Callable[[], np.ndarray[Any, Any]]) -> None:
         """Declare that a newer value can be had from `source`, which is asked when somebody reads."""
         with _lending:
             self.source = source
-            self.version += 1
+            self._changed()
+
+    def _changed(self) -> None:
+        global _changes
+        self.version += 1
+        _changes += 1
 
     def latex(self) -> str:
         """The defining equations as LaTeX."""

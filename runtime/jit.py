@@ -19,7 +19,7 @@ from faltung.graph.errors import CompileError
 
 LOCK = threading.RLock()  # LLVM's global context is shared by every module parsed here
 NUMBER = itertools.count()
-ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 
 
 @lru_cache(maxsize=1)
@@ -113,13 +113,14 @@ class Library:
     def kernel(self, symbol: str) -> Callable[[Sequence[np.ndarray], int, int, int], None]:
         """The kernel as a function of (arrays in order of its buffers, batch, lo, hi), for tests and timing.
 
-        The arrays must be as large as the kernel declares its buffers: nothing checks them here.
+        The arrays must be as large as the kernel declares its buffers: nothing checks them here. It must have no
+        private buffers.
         """
         function = ENTRY(self.address(symbol))
 
         def run(arrays: Sequence[np.ndarray], batch: int, lo: int, hi: int, library: Library = self) -> None:
             pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
-            function(ctypes.addressof(pointers), batch, lo, hi)
+            function(ctypes.addressof(pointers), batch, lo, hi, None)
 
         return run
 

@@ -19,32 +19,38 @@ from faltung.codegen.loops import Batch as BatchExpr, Binary, Expr, Int
 from faltung.codegen.program import Program, Slot, Step
 from faltung.graph.errors import DTypeError, ShapeError
 from faltung.graph.index import Batch
-from faltung.graph.tensor import FLOATS, Tensor
+from faltung.graph.tensor import FLOATS, Tensor, changes
 from faltung.runtime import code, plan, threads
 from faltung.runtime.memory import Arena
+from faltung.runtime.stages import stages
 
 if TYPE_CHECKING:
     from faltung.runtime import profile
 
 Array = np.ndarray[Any, Any]
+VIEWS = 1024  # kept at most, for many batch sizes
 
 
 class Memory:
-    """Buffers of a program in two arenas, and the plans that run on them."""
+    """Buffers of a program in two arenas, and the plans that run on them.
+
+    What only the preparation touches is in neither: it has memory of its own, while it runs (stages.py).
+    """
 
     def __init__(self, program: Program, machine_code: code.Code, origins: Mapping[Tensor, Tensor]) -> None:
         self.program, self.code, self.origins = program, machine_code, dict(origins)
         self.capacity = -1  # largest batch that the temporaries' arena holds
         self.offsets: dict[int, int] = {}
+        self.stages = stages(program)
         total = 0
         for n, slot in enumerate(program.slots):
-            if slot.persistent:
+            if slot.persistent and n not in self.stages.offsets:
                 self.offsets[n] = total
                 total += -(-slot.bytes[0] // 64) * 64 + 64
         self.kept = Arena(max(total, 64))
         self.passing = Arena(64)
-        self.prepare: plan.Plan | None = None
         self.main: plan.Plan | None = None
+        self._logical: dict[tuple[int, int], Array | None] = {}  # buffer and batch size → view of its memory
 
     def fit(self, batch: int) -> None:
         """Make room for a batch size."""
@@ -54,14 +60,30 @@ class Memory:
         offsets, total = place([life for _, life in lives], batch)
         self.passing = Arena(max(total, 64))
         self.offsets |= {n: at for (n, _), at in zip(lives, offsets, strict=True)}
+        self.offsets |= {n: self.offsets[self.program.memory(n)] for n, slot in enumerate(self.program.slots) if slot.inside is not None}
         self.capacity = batch
-        self.prepare = self._plan(self.program.prepare)
-        self.main = self._plan(self.program.steps)
+        self._logical.clear()
+        self.main = self._plan(self.program.steps, None)
 
-    def _plan(self, steps: Sequence[Step]) -> plan.Plan:
-        addresses = [self._arena(s).pointer(self.offsets[n]) for n, s in enumerate(self.program.slots)]
-        calls = [plan.Step(self.code.address(s.kernel), s.buffers, _linear(s.kernel.total), s.barrier) for s in steps]
-        return plan.Plan(calls, addresses, (self.code, self.kept, self.passing))
+    def prepare(self, values: Mapping[int, Array]) -> None:
+        """Compute what depends on constants and parameters only, given those that are not held, by buffer."""
+        staging = Arena(max(self.stages.size, 64))
+        for stage in self.stages.stages:
+            for number in stage.fills:
+                slot = self.program.slots[number]
+                assert slot.layout is not None
+                slot.layout.write(staging.view(self.stages.offsets[number], slot.dtype, slot.size[0]), values[number], 0)
+            threads.run(self._plan(stage.steps, staging), 0)
+
+    def _plan(self, steps: Sequence[Step], staging: Arena | None) -> plan.Plan:
+        def address(number: int, slot: Slot) -> int:
+            if number in self.stages.offsets:
+                return self.kept.pointer() if staging is None else staging.pointer(self.stages.offsets[number])  # no run touches it
+            return self._arena(slot).pointer(self.offsets[number])
+
+        addresses = [address(n, s) for n, s in enumerate(self.program.slots)]
+        calls = [plan.Step(self.code.address(s.kernel), s.buffers, _linear(s.kernel.total), s.barrier, s.kernel.offsets[-1]) for s in steps]
+        return plan.Plan(calls, addresses, (self.code, self.kept, self.passing, staging))
 
     def _arena(self, slot: Slot) -> Arena:
         return self.kept if slot.persistent else self.passing
@@ -74,15 +96,31 @@ class Memory:
 
     def write(self, number: int, value: Array, batch: int) -> None:
         """Copy a logical array into a buffer."""
+        if (view := self._view(number, batch)) is not None:
+            view[...] = value
+            return
         layout = self.program.slots[number].layout
         assert layout is not None
         layout.write(self.flat(number, batch), value, batch)
 
     def read(self, number: int, batch: int) -> Array:
         """Copy a buffer out as a logical array."""
+        if (view := self._view(number, batch)) is not None:
+            return np.array(view, order="C")
         layout = self.program.slots[number].layout
         assert layout is not None
         return layout.read(self.flat(number, batch), batch)
+
+    def _view(self, number: int, batch: int) -> Array | None:
+        """The buffer's memory as a logical array; None where it is split into blocks. Small networks feel the time to make it."""
+        key = number, batch
+        if key not in self._logical:
+            layout = self.program.slots[number].layout
+            assert layout is not None
+            if len(self._logical) >= VIEWS:
+                self._logical.clear()
+            self._logical[key] = layout.logical(self.flat(number, batch), batch)
+        return self._logical[key]
 
 
 def _linear(total: Expr) -> tuple[int, int]:
@@ -127,6 +165,7 @@ class Model:
             raise ShapeError(f"two inputs are called {twice[0]!r}; give every input a name of its own")
         self._held = [(t, origins.get(t, t), program.buffer[t]) for t in program.held]
         self._seen: dict[Tensor, int] = {}
+        self._looked = -1  # changes of any tensor when versions were last compared
         self._prepared = False
         self._updated = list(dict.fromkeys(updates.values()))
         self._lock = threading.Lock()
@@ -241,10 +280,14 @@ class Model:
         fresh: dict[Tensor, tuple[int, Array]] = {}
         while True:
             with self._lock:
-                stale = [origin for t, origin, _ in self._held if self._seen.get(t) != origin.version]
+                now = changes()
+                stale = [] if now == self._looked else [origin for t, origin, _ in self._held if self._seen.get(t) != origin.version]
+                if stale or not self._prepared:  # the preparation needs all that is not held
+                    stale = list(dict.fromkeys([*stale, *(origin for _, origin, number in self._held if number in self._memory.stages.offsets)]))
                 if all(o in fresh and fresh[o][0] == o.version for o in stale):
                     self._memory.fit(batch)
                     self._take({o: fresh[o] for o in stale})
+                    self._looked = now
                     self._write(arrays, batch)
                     yield
                     return
@@ -253,15 +296,18 @@ class Model:
 
     def _take(self, fresh: Mapping[Tensor, tuple[int, Array]]) -> None:
         """Write parameters that changed outside, and redo what depends on constants and parameters only."""
+        staged: dict[int, Array] = {}
         for t, origin, number in self._held:
             if origin in fresh:
                 version, value = fresh[origin]
-                self._memory.write(number, value.astype(t.dtype, copy=False), 0)
+                if number in self._memory.stages.offsets:
+                    staged[number] = value.astype(t.dtype, copy=False)
+                elif self._seen.get(t) != version:
+                    self._memory.write(number, value.astype(t.dtype, copy=False), 0)
                 self._seen[t] = version
         if (fresh or not self._prepared) and self.program.prepare:
-            assert self._memory.prepare is not None
-            threads.run(self._memory.prepare, 0)
-            self._prepared = True
+            self._memory.prepare(staged)
+        self._prepared = True
 
     def _write(self, arrays: Sequence[Array], batch: int) -> None:
         for n, array in zip(self._numbers, arrays, strict=True):

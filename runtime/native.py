@@ -1,8 +1,9 @@
 """The native text of the driver: what every thread runs to carry out a plan, and the wait loops around it.
 
-A plan (`runtime/plan.py`) is an array of records in memory.  A record names one kernel, `void kernel(ptr args, i64 n, i64 lo, i64 hi)`,
+A plan (`runtime/plan.py`) is an array of records in memory.  A record names one kernel, `void kernel(ptr args, i64 n, i64 lo, i64 hi, ptr own)`,
 the array of buffer pointers it takes, its work `total = const + per_batch * n`, and whether all threads must have
-finished what came before (a barrier).  Thread t of T runs [total*t/T, total*(t+1)/T) of every record.
+finished what came before (a barrier).  Thread t of T runs [total*t/T, total*(t+1)/T) of every record, with its own
+of the plan's private memory.
 
 Exported functions (all plain C calls):
 
@@ -92,7 +93,7 @@ MACHINES = {"x86_64": _X86,
 
 _TEXT = """
 %Record = type { ptr, ptr, i64, i64, i64 }
-%Plan = type { ptr, i64, ptr }
+%Plan = type { ptr, i64, ptr, ptr, i64 }
 %Line = type { i64, i64, [$LINE_REST x i8] }
 %State = type { i64, ptr, i64, i64, i64, ptr, [$STATE_REST x i8], [0 x %Line] }
 $DECLARATIONS
@@ -180,6 +181,12 @@ entry:
   %ticks = load ptr, ptr %ticks.p
   %timed = icmp ne ptr %ticks, null
   %before = mul i64 %tid, %count
+  %private.p = getelementptr inbounds %Plan, ptr %plan, i64 0, i32 3
+  %private = load ptr, ptr %private.p
+  %each.p = getelementptr inbounds %Plan, ptr %plan, i64 0, i32 4
+  %each = load i64, ptr %each.p
+  %mine.at = mul i64 %each, %tid
+  %own = getelementptr i8, ptr %private, i64 %mine.at
   br i1 %many, label %join, label %begin
 join:
   %lines = getelementptr %State, ptr %state, i64 0, i32 7
@@ -229,7 +236,7 @@ work:
   %some = icmp slt i64 %lo, %hi
   br i1 %some, label %call, label %count.up
 call:
-  call void %kernel(ptr %args, i64 %n, i64 %lo, i64 %hi)
+  call void %kernel(ptr %args, i64 %n, i64 %lo, i64 %hi, ptr %own)
   br label %count.up
 count.up:
   br i1 %timed, label %note, label %done

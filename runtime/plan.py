@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from faltung.graph.errors import FaltungError
+from faltung.runtime.memory import Arena
 
 MOST_WORK = 1 << 48       # units in one kernel: total * threads stays inside 64 bits
 
@@ -25,19 +26,23 @@ class Record(ctypes.Structure):
 
 
 class Header(ctypes.Structure):
-    """The plan itself; `%Plan` of the native text.  `ticks` is null unless the run is measured."""
+    """The plan itself; `%Plan` of the native text.  `ticks` is null unless the run is measured; `each` is the
+    size of a thread's part of `private`."""
 
-    _fields_ = [("records", ctypes.c_void_p), ("count", ctypes.c_int64), ("ticks", ctypes.c_void_p)]
+    _fields_ = [("records", ctypes.c_void_p), ("count", ctypes.c_int64), ("ticks", ctypes.c_void_p),
+                ("private", ctypes.c_void_p), ("each", ctypes.c_int64)]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One kernel call of a plan: its address, the buffers it takes (as indices), its work, and whether it must wait."""
+    """One kernel call of a plan: its address, the buffers it takes (as indices), its work, whether it must wait, and the
+    bytes of private memory that each thread needs for it."""
 
     kernel: int
     buffers: tuple[int, ...]
     total: tuple[int, int]
     barrier: bool = True
+    private: int = 0
 
 
 class Plan:
@@ -66,7 +71,10 @@ class Plan:
             record.const, record.per_batch = step.total
             record.barrier = step.barrier
             place += 8 * len(step.buffers)
-        self._header = Header(ctypes.addressof(self._records), len(self.steps), None)
+        # one line more than a thread uses: the parts of two threads do not share a set of their caches line by line
+        self._each = max((-(-step.private // 64) * 64 + 64 for step in self.steps if step.private), default=0)
+        self._private: Arena | None = None
+        self._header = Header(ctypes.addressof(self._records), len(self.steps), None, None, self._each)
         self.address = ctypes.addressof(self._header)
 
     def bind(self, buffer: int, address: int) -> None:
@@ -84,6 +92,12 @@ class Plan:
             raise PlanError(f"buffers {sorted(self.unbound)} of {len(self._places)} are not bound to memory")
         if not 0 <= n <= self.most:
             raise PlanError(f"batch extent {n} is outside 0..{self.most}, what the kernels of this plan can count")
+
+    def reserve(self, threads: int) -> None:
+        """Have private memory for so many threads, for a run that comes next."""
+        if self._each and (self._private is None or self._private.capacity < self._each * threads):
+            self._private = Arena(self._each * threads)
+            self._header.private = self._private.pointer(0)
 
     def measure_into(self, ticks: np.ndarray | None) -> None:
         """Let runs add their ticks to `ticks`, int64 (threads, steps, 2: waiting, working); None stops that."""

@@ -19,7 +19,7 @@ from faltung.codegen.program import Program, Step
 from faltung.graph.cost import Cost, cost
 from faltung.graph.errors import FaltungError, ShapeError
 from faltung.graph.index import Batch
-from faltung.graph.recognise import name
+from faltung.graph.naming import name
 from faltung.graph.tensor import FLOATS, Tensor
 from faltung.runtime.peak import peak
 
@@ -31,6 +31,7 @@ Array = np.ndarray[Any, Any]
 SECONDS = 1.0  # a profile measures for about this long
 LEAST, MOST = 5, 50  # runs
 SUM_OF_PARTS = "sum of parts"  # how schedules call the kernel that adds up what another one has computed in parts
+PRODUCTS = "products"  # how schedules that transform call the kernel in between, which multiplies
 
 
 class UnknownKernel(FaltungError, ValueError):
@@ -264,25 +265,30 @@ def label(t: Tensor) -> str:
 
 def recognised(step: Step) -> str:
     """The equation's name by its index roles, or that this kernel only adds up its parts."""
-    return SUM_OF_PARTS if step.schedule.endswith(SUM_OF_PARTS) else name(step.equation)
+    return SUM_OF_PARTS if step.schedule.endswith(SUM_OF_PARTS) else name(step.equation, [t.shape for t in step.tensor.operands])
 
 
 def costs(program: Program, batch: int) -> list[Cost]:
     """What each kernel of a run has to do.
 
-    Where an equation takes several kernels, its flops are those of the last one that is no sum of parts; the scratch
-    memory between them is moved by both.
+    Where an equation takes several kernels, its flops are those of the one that multiplies: of the last one that is no
+    sum of parts, if none says that it makes products. The scratch memory between them is moved by both.
     """
+
+    def key(s: Step) -> tuple[int, int]:
+        return id(s.tensor), id(s.equation)
+
     found = []
-    for n, step in enumerate(program.steps):
+    works = {key(s): s for s in program.steps if not s.schedule.endswith(SUM_OF_PARTS)}
+    works |= {key(s): s for s in program.steps if s.schedule.endswith(PRODUCTS)}
+    for step in program.steps:
         whole = _whole(step, batch)
         taken, given = _scratch(program, step, batch)
         written = given.bytes + (whole.written if len(given.numbers) < sum(b.written for b in step.kernel.buffers) else 0)
         if step.schedule.endswith(SUM_OF_PARTS):
             found.append(Cost(taken.elements, taken.bytes, written))
         else:
-            more = any(_same(step, s) and not s.schedule.endswith(SUM_OF_PARTS) for s in program.steps[n + 1 : n + 2])
-            found.append(Cost(0 if more else whole.flops, whole.read + taken.bytes, written))
+            found.append(Cost(whole.flops if works[key(step)] is step else 0, whole.read + taken.bytes, written))
     return found
 
 
@@ -305,10 +311,6 @@ def _scratch(program: Program, step: Step, batch: int) -> tuple[_Memory, _Memory
         elements = sum(s.size[0] + s.size[1] * batch for s in slots)
         found.append(_Memory(numbers, elements, sum(s.bytes[0] + s.bytes[1] * batch for s in slots)))
     return found[0], found[1]
-
-
-def _same(a: Step, b: Step) -> bool:
-    return a.tensor is b.tensor and a.equation is b.equation
 
 
 def _whole(step: Step, batch: int) -> Cost:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from faltung.codegen.element import HALF, PRIME
-from faltung.codegen.exact import constant
+from faltung.codegen.exact import STAND_IN
+from faltung.graph import functions
 from faltung.graph.equation import Equation
 from faltung.graph.expr import NEUTRAL, Access, Apply, Const, Expr, Inside, Reduce, Size, Value
 from faltung.graph.index import Affine, Batch
@@ -110,10 +111,8 @@ class _Points:
                 reduced = _reduced(e.kind, flat)
                 return reduced.reshape(reduced.shape + (1,) * len(e.indices))
             case Apply():
-                if e.fn == "div":
-                    divisor = constant(e.args[1])
-                    assert divisor, "exact.inexact tells which equations have no residues"
-                    return self._value(e.args[0], outside) * _number(1 / divisor) % PRIME
+                if e.fn == "random":  # of words, not of residues
+                    return _random(*(np.asarray(int(a.value)) if isinstance(a, Const) else self._value(a, outside) for a in e.args))
                 return FUNCTIONS[e.fn](*(self._value(a, outside) for a in e.args))
         raise TypeError(e)
 
@@ -139,12 +138,29 @@ def _reduced(kind: str, flat: Array) -> Array:
     return np.asarray((best - HALF) % PRIME)
 
 
+def _quotient(a: Array, b: Array) -> Array:
+    """a/b, and 0 for b = 0."""
+    divisors, at = np.unique(b, return_inverse=True)
+    inverses = np.array([pow(int(v), -1, PRIME) if v else 0 for v in divisors], np.int64)
+    return a * inverses[at].reshape(np.shape(b)) % PRIME
+
+
+def _random(*words: Array) -> Array:
+    return functions.mixed(*(w.astype(np.int64).astype(np.uint64) for w in words)).astype(np.int64)
+
+
+def _stand_in(number: int) -> Callable[[Array], Array]:
+    return lambda x: (x * (x * (x * (x * x % PRIME) % PRIME) % PRIME) + number) % PRIME
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     # name   on residues
     "add": lambda a, b: (a + b) % PRIME,
     "sub": lambda a, b: (a - b) % PRIME,
     "mul": lambda a, b: a * b % PRIME,
+    "div": _quotient,
     "neg": lambda a: -a % PRIME,
+    "abs": lambda a: np.where(rank(a) < HALF, -a % PRIME, a),
     "stop": lambda a: a,
     "relu": lambda a: np.where(rank(a) <= HALF, 0, a),
     "max": lambda a, b: np.where(rank(a) >= rank(b), a, b),
@@ -155,4 +171,5 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "ge": lambda a, b: (rank(a) >= rank(b)).astype(np.int64),
     "eq": lambda a, b: (a == b).astype(np.int64),
     "ne": lambda a, b: (a != b).astype(np.int64),
+    **{fn: _stand_in(number) for fn, number in STAND_IN.items()},
 }

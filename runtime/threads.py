@@ -65,6 +65,7 @@ class Pool:
     def run(self, plan: Plan, n: int = 0) -> None:
         """Run all of `plan` with batch extent n and return when every thread is done.  Raises PlanError."""
         plan.check(n)
+        plan.reserve(self.count)
         if self.count == 1:
             driver.load().alone(plan.address, n)
             return
@@ -75,6 +76,7 @@ class Pool:
         """Run `plan` and return the seconds it took: float64 (threads, steps, 2), [..., 0] waiting at the barrier
         before the step and [..., 1] working on it.  Zeros where the machine has no counter to read."""
         plan.check(n)
+        plan.reserve(self.count)
         with self._lock:
             ticks = np.zeros((self.count, len(plan.steps), 2), np.int64)
             plan.measure_into(ticks)

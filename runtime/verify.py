@@ -7,8 +7,9 @@ last part first, and every element it computes must equal the equation, evaluate
     what no element lies in (the air of last blocks, scratch)    holds random residues before
     halos, operands, elements of other pieces, memory around     must be after what they were before
 
-Equations with functions that have no residue (exp, a quotient of reads, ...) are left out, with the reason; what reads
-their results gets random numbers for them.
+Quotients are those of the field, by inverses computed at run time. Functions without residues (exp, log, ...) stand for
+one that has them (codegen/exact.py): loops and indices are verified, the functions themselves elsewhere. Equations that
+have no value all the same are left out, with the reason; what reads their results gets random numbers for them.
 """
 
 from __future__ import annotations
@@ -93,21 +94,22 @@ class Report:
 # ---- verification ----
 
 
-def verify(what: Tensor | Sequence[Tensor] | Model, *, batch: int = 3, seed: int = 0, target: Target | None = None) -> Report:
+def verify(what: Tensor | Sequence[Tensor] | Model, *, batch: int = 3, seed: int = 0, target: Target | None = None, accuracy: str = "balanced") -> Report:
     """Check every kernel that computes these tensors, or every kernel of a compiled model or training step.
 
-    `batch` is the open batch size. Nothing of a model is changed. Raises ShapeError for a batch that is negative.
+    `batch` is the open batch size; `accuracy` is what tensors are compiled with, a model has its own. Nothing of a model is changed. Raises ShapeError for a batch that is negative.
     """
     if batch < 0:
         raise ShapeError(f"verify: batch={batch}: give a size of at least 0")
     if isinstance(what, Model):
         outputs, updates = _graph_of(what.program)
+        accuracy = what.program.accuracy
     else:
         outputs, updates = optimise([what] if isinstance(what, Tensor) else list(what)), {}
     machine = host() if target is None else target
     if not any(t.dtype == "float32" for t in topological([*outputs, *updates])):  # residues as wide as the floats they stand for
         machine = replace(machine, vector_bytes=machine.vector_bytes // 2)
-    program = lower(outputs, updates, machine, exact=True)
+    program = lower(outputs, updates, machine, exact=True, accuracy=accuracy)
     return Report(tuple(Verification(program, batch, seed).lines()))
 
 
@@ -119,6 +121,10 @@ def _graph_of(program: Program) -> tuple[list[Tensor], dict[Tensor, Tensor]]:
     return outputs, updates
 
 
+def _equation(step: Step) -> tuple[int, int]:
+    return id(step.tensor), id(step.equation)
+
+
 class Verification:
     """A program over residues on memory of its own, run equation by equation."""
 
@@ -128,14 +134,19 @@ class Verification:
         self.code = code.build((s.kernel for s in (*program.prepare, *program.steps)), program.target)
         self.labels = max([2, *(e for t in program.buffer for e in t.shape if isinstance(e, int))])
         self.whole = [self._memory(s) for s in program.slots]
+        self.whole = [self.whole[program.memory(n)] for n in range(len(program.slots))]
         for t, n in program.buffer.items():
             self._write(n, self._values(t))
 
     def lines(self) -> Iterator[Line]:
         """A line for every equation, in the order in which they run; what is left out comes last."""
-        steps = (*self.program.prepare, *self.program.steps)
-        for _, group in groupby(steps, key=lambda s: (id(s.tensor), id(s.equation))):
-            yield self._check(list(group))
+        ahead = {key: list(group) for key, group in groupby(self.program.prepare, key=_equation)}
+        later = {_equation(s) for s in self.program.steps}
+        for key, group in ahead.items():
+            if key not in later:
+                yield self._check(group)
+        for key, rest in groupby(self.program.steps, key=_equation):  # transformed weights go with what reads them
+            yield self._check([*ahead.get(key, ()), *rest])
         for t, eq, reason in self.program.left_out:
             yield Line(str(eq), t.op, LEFT_OUT, 0, reason)
 
@@ -166,6 +177,11 @@ class Verification:
         layout = self.program.slots[number].layout
         assert layout is not None
         return layout.read(self._flat(number), self.batch)
+
+    def _state(self, number: int, result: int) -> Array:
+        """All of an operand's memory, or its elements where the result lies beside them in the same tensor."""
+        beside = self.program.memory(number) == self.program.memory(result)
+        return self._read(number) if beside else self.whole[number].copy()
 
     def _write(self, number: int, value: Array) -> None:
         """Put a value in place and leave the air around it as it is."""
@@ -198,12 +214,12 @@ class Verification:
         expected = self._read(result)
         evaluate(eq, values, expected, self.batch)
         scratch = {b for s in steps for b in s.buffers if self.program.slots[b].layout is None}
-        kept = {n: self.whole[n].copy() for s in steps for n in s.buffers if n not in {result, *scratch}}
+        kept = {n: self._state(n, result) for s in steps for n in s.buffers if n not in {result, *scratch}}
         for step in steps:
             self._run(step.kernel, [self._flat(b) for b in step.buffers])
         faults = [
             self._difference(eq, self._read(result), expected),
-            *(f"operand {self._name(n)} was written to" for n, old in kept.items() if not np.array_equal(old, self.whole[n])),
+            *(f"operand {self._name(n)} was written to" for n, old in kept.items() if not np.array_equal(old, self._state(n, result))),
             *self._outside({result, *scratch}),
         ]
         self._write(result, expected)  # later kernels start from what is right
@@ -216,10 +232,11 @@ class Verification:
         """The kernel in unequal parts of its parallel range, the last part first."""
         pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
         entry = jit.ENTRY(self.code.address(kernel))
+        own = np.full(kernel.offsets[-1] // 8, 77)
         total = int(interpret.Machine({}, self.batch).value(kernel.total))
         cuts = sorted({total * c // CUTS[-1] for c in CUTS})
         for lo, hi in reversed(list(zip(cuts, cuts[1:], strict=False))):
-            entry(ctypes.addressof(pointers), self.batch, lo, hi)
+            entry(ctypes.addressof(pointers), self.batch, lo, hi, own.ctypes.data)
 
     def _difference(self, eq: Equation, got: Array, expected: Array) -> str:
         wrong = np.argwhere(got != expected)
@@ -231,7 +248,7 @@ class Verification:
 
     def _outside(self, numbers: set[int]) -> Iterator[str]:
         """What a kernel has written where it must not: around its buffers, and into a halo."""
-        for n in sorted(numbers):
+        for n in sorted({self.program.memory(n) for n in numbers}):
             slot, whole = self.program.slots[n], self.whole[n]
             edges = np.concatenate([whole[:MARGIN], whole[whole.size - MARGIN :]])
             if np.any(edges != _canary(edges.dtype)):

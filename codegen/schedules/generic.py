@@ -23,7 +23,7 @@ from faltung.codegen import loops
 from faltung.codegen.builder import Builder
 from faltung.codegen.layout import Layout, Place, value_of
 from faltung.codegen.loops import Expr, Int, Reg
-from faltung.codegen.lower import Lowering, Memory, follows, neutral_of, scalar_places
+from faltung.codegen.lower import Lowering, Memory, follows, labels, neutral_of, scalar_places
 from faltung.codegen.schedules.task import RESULT, Plan, Task, Work
 from faltung.graph.equation import Equation
 from faltung.graph.expr import Access, Expr as Scalar, Reduce, replace as swap
@@ -49,11 +49,12 @@ def generic(task: Task) -> Plan:
     """Kernels for the equation: one, or two when a reduction is split."""
     eq = task.equation
     reduce = eq.reduce
-    if reduce is not None and reduce.kind in ("sum", "max", "min") and _units(task) < FEW:
-        index = next((i for i in reduce.indices if isinstance(eq.extent[i], Batch)), None)
+    looped = [i for i in reduce.indices if i not in labels(eq, task.dtypes)] if reduce is not None else []
+    if looped and reduce is not None and reduce.kind in ("sum", "max", "min") and _units(task) < FEW:
+        index = next((i for i in looped if isinstance(eq.extent[i], Batch)), None)
         if index is None:
-            index = max(reduce.indices, key=lambda i: _int(eq.extent[i]))
-        heavy = prod(_int(e) for i in reduce.indices if not isinstance(e := eq.extent[i], Batch)) * (64 if isinstance(eq.extent[index], Batch) else 1)
+            index = max(looped, key=lambda i: _int(eq.extent[i]))
+        heavy = prod(_int(e) for i in looped if not isinstance(e := eq.extent[i], Batch)) * (64 if isinstance(eq.extent[index], Batch) else 1)
         if heavy >= 2048 and (isinstance(eq.extent[index], Batch) or _int(eq.extent[index]) >= 2 * PARTS):
             return _split(task, reduce, index)
     return Plan((_nest(task),))
@@ -182,8 +183,12 @@ def _lane(task: Task, part: tuple[str, str] | None) -> str | None:
     eq = task.equation
     places = dict(scalar_places(eq.extent))
     reads = eq.accesses
+    singled = {i: label for i, label in labels(eq, task.dtypes).items() if i in eq.bound}
+    scalars = {*singled, *(n for label in singled.values() for form in label.index for n in form.names)}
 
     def possible(i: str) -> bool:
+        if i in scalars:  # an address that a label gives is that of all lanes
+            return False
         split = dict(places) | {i: Place.split(Int(0), Int(0), task.lanes)}
         return task.lanes > 1 and follows(reads, task.operands, i, split, task.lanes) is None
 
@@ -263,10 +268,9 @@ def _reduction(
     start = loops.const(int(neutral) if neutral == 0 else neutral, loops.type_of(task.elem, lanes))
     best = k.register("best" if kind.startswith("arg") else "acc", start)
     at = k.register("at", loops.const(0, loops.type_of("i32", lanes))) if kind.startswith("arg") else None
-    bound = list(reduce.indices)
-    if lane is not None and not free_lane:
-        bound = [i for i in bound if i != lane] + [lane]
-    unrolled = _unrollable(eq, bound, clips, lane if not free_lane else None, part)
+    singled = {i: label for i, label in labels(eq, task.dtypes).items() if i in reduce.indices}
+    bound = sorted(reduce.indices, key=lambda i: (i in singled) + 2 * (i == lane))  # a label before what it singles out
+    unrolled = [] if singled else _unrollable(eq, bound, clips, lane if not free_lane else None, part)
 
     def accumulate(now: dict[str, Place], alive: Expr | None) -> None:
         at_here = lowering(now, alive, {})
@@ -286,6 +290,11 @@ def _reduction(
                 now = now | {i: Place.split(v, Int(0), lanes)}
                 alive = None if isinstance(extent, int) and extent % lanes == 0 else k.let(count - now[i].value, "lanes")
                 accumulate(now, alive)
+            return
+        if i in singled:  # one value of the index counts
+            only = k.let(k.convert(lowering(now, None, {}).read(singled[i], 0.0), "i64"), i)
+            with k.when((only >= 0) & (only < count)):
+                nest(rest[1:], now | {i: Place(only)})
             return
         lo: Expr = Int(0)
         hi = count

@@ -26,6 +26,7 @@ class Task:
     target: Target
     exact: bool = False  # the element type of floats is the integers modulo a prime
     aliases: tuple[int, ...] = ()  # operands whose memory is the result's: an update in place
+    accuracy: str = "strict"  # what schedules may do to rounding errors: see codegen/schedules/filtering.py
 
     @property
     def elem(self) -> str:
@@ -38,6 +39,11 @@ class Task:
     @property
     def lanes(self) -> int:
         return self.target.lanes(self.elem)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of an element where caches are considered: residues count as float32, so that a program over them has its loops."""
+        return 8 if self.elem == "f64" else 4
 
     def element(self, dtype: str) -> str:
         """The element type in memory of a dtype."""
@@ -75,3 +81,4 @@ class Plan:
 
     works: tuple[Work, ...]
     scratch: tuple[tuple[int, int], ...] = ()
+    instead_of: tuple[tuple[str, str], ...] = ()  # other ways that would apply, and why they were not taken

@@ -2,26 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
-from math import prod
+from math import gcd, prod
 
-from faltung.codegen.layout import Layout, Place, blocked
+from faltung.codegen.layout import Layout, Place, blocked, plain, within
 from faltung.codegen.loops import Int
 from faltung.codegen.lower import follows, scalar_places
 from faltung.codegen.schedules.task import Task
 from faltung.graph.equation import Equation
-from faltung.graph.index import Batch, Extent
+from faltung.graph.expr import Access, reindex
+from faltung.graph.index import Affine, Batch, Extent
 from faltung.graph.recognise import Contraction, orientations
 
 
 @dataclass(frozen=True)
-class Form:
-    """A contraction over actual layouts: the roles, the lane index, and the register tile."""
+class Lanes:
+    """A way to see an equation as a contraction: which column index the lanes are.
 
+    With groups, lanes count through the channels of all groups: where the equation has F·g + f, `equation` and `roles`
+    have f, which runs over all of the axis, and where it has f alone they have f − F·g. Then g follows from f.
+    """
+
+    equation: Equation
     roles: Contraction
-    lane: str
+    index: str
+    here: int  # its axis in the result
+    there: int  # and in B
+    group: str | None = None
+    size: int = 0  # of a group
+
+    def extent(self, form: Affine) -> Extent:
+        """What a form that contains the lanes runs over."""
+        return self.equation.extent[self.index] if form.name == self.index else self.size
+
+    def narrow(self, lanes: int) -> bool:
+        """Whether a vector would hold channels of several groups."""
+        return self.group is not None and self.size < lanes
+
+    def layout(self, index: tuple[Affine, ...], shape: tuple[Extent, ...], axis: int, lanes: int, order: Sequence[int]) -> Layout:
+        """Axes in `order`, the lanes innermost: in blocks, or not where groups would begin inside of a block."""
+        if within(index[axis], self.index, lanes) == lanes:
+            return blocked(shape, {axis: lanes}, order)
+        return Layout(shape, tuple((a, 0) for a in (*(a for a in order if a != axis), axis)), (1,) * len(shape), ((0, 0),) * len(shape))
+
+    def fits(self, index: tuple[Affine, ...], layout: Layout, axis: int, lanes: int) -> bool:
+        """Whether the lanes of an operand or a result are vectors of a layout: see `layout`."""
+        if within(index[axis], self.index, lanes) == lanes:
+            return layout.is_split(axis, lanes)
+        return layout.block[axis] == 1 and layout.strides[axis, 0] == 1
+
+
+@dataclass(frozen=True)
+class Form:
+    """A contraction over actual layouts: the lanes, and the register tile."""
+
+    lanes: Lanes
     tile: tuple[tuple[str, int], ...]  # row index, points
     vectors: int  # blocks of the lane index side by side
     unroll: int
@@ -30,57 +67,82 @@ class Form:
 # ---- what the operands must look like ----
 
 
-def lane_axes(eq: Equation) -> list[tuple[Contraction, str, int, int]]:
-    """Ways to see the equation as a contraction: roles, lane index, its axis in the result and in B."""
-    found = []
-    for c in orientations(eq):
-        for f in c.columns:
-            here = [a for a, form in enumerate(eq.lhs) if form.name == f and eq.extent[f] == eq.shape[a]]
-            there = [a for a, form in enumerate(c.b.index) if form.name == f]
-            if len(here) == 1 and len(there) == 1 and not isinstance(eq.extent[f], Batch):
-                found.append((c, f, here[0], there[0]))
-    return found
+def lane_axes(eq: Equation) -> list[Lanes]:
+    """Ways to see the equation as a contraction with lanes."""
+    return [found for c in orientations(eq) for f in c.columns if (found := _through_groups(eq, c, f)) is not None]
 
 
-def weights_layout(eq: Equation, c: Contraction, axis: int, shape: tuple[Extent, ...], lanes: int) -> Layout:
+def _through_groups(eq: Equation, c: Contraction, f: str) -> Lanes | None:
+    """The lanes along column index `f`, counted through the groups that it is a digit of."""
+    extent = eq.extent[f]
+    if isinstance(extent, Batch):
+        return None
+    forms = {form for index in (eq.lhs, *(a.index for a in eq.accesses)) for form in index if form.coefficient(f)}
+    digits = [form for form in forms if form.name != f]
+    group = None
+    if digits:
+        group = next((n for n in digits[0].names if n in c.batch and digits[0].coefficient(n) == extent), None)
+        if group is None or digits != [Affine.make({group: extent, f: 1})]:
+            return None
+        groups = eq.extent[group]
+        assert isinstance(groups, int)
+        shifted = {f: Affine.make({f: 1, group: -extent})}
+        eq = replace(
+            eq, free=tuple(i for i in eq.free if i != group), lhs=tuple(form.substitute(shifted) for form in eq.lhs),
+            expr=reindex(eq.expr, shifted), extents=tuple((i, extent * groups if i == f else e) for i, e in eq.extents),
+        )  # fmt: skip
+        index_a, index_b = (tuple(form.substitute(shifted) for form in x.index) for x in (c.a, c.b))
+        c = replace(c, a=Access(c.a.slot, index_a), b=Access(c.b.slot, index_b))
+    here = [a for a, form in enumerate(eq.lhs) if form.coefficient(f) == 1 and (eq.extent[f] if form.name == f else extent) == eq.shape[a]]
+    there = [a for a, form in enumerate(c.b.index) if form.coefficient(f) == 1]
+    if len(here) != 1 or len(there) != 1:
+        return None
+    return Lanes(eq, c, f, here[0], there[0], group, extent if group is not None else 0)
+
+
+def weights_layout(found: Lanes, shape: tuple[Extent, ...], lanes: int) -> Layout:
     """The layout in which B streams: lane blocks outermost, then windows, then the other channels, lanes innermost.
 
     An operand with an open batch keeps it outermost (it is an activation, and lies so already).
     """
+    c, axis = found.roles, found.there
     if any(isinstance(e, Batch) for e in shape):
-        return blocked(shape, {axis: lanes})
-    windows = {n for f in c.a.index if len(f.names) > 1 for n in f.names}
+        return found.layout(c.b.index, shape, axis, lanes, plain(shape).outer)
+    windows = {n for form in c.a.index if len(names := set(form.names) - {found.group}) > 1 for n in names}
     rest = [a for a in range(len(shape)) if a != axis]
     taps = [a for a in rest if set(c.b.index[a].names) & windows]
-    return blocked(shape, {axis: lanes}, [axis, *taps, *(a for a in rest if a not in taps)])
+    return found.layout(c.b.index, shape, axis, lanes, [axis, *taps, *(a for a in rest if a not in taps)])
 
 
 def fit(task: Task) -> Form | str:
     """The contraction over the task's layouts, with a register tile; or the reason why there is none."""
-    eq, lanes = task.equation, task.lanes
-    options = lane_axes(eq)
+    options = lane_axes(task.equation)
     if not options:
         return "it is no contraction with a column index that could be lanes"
     reasons = []
-    for c, f, here, there in options:
-        reason = _reason(task, c, f, here, there)
+    for found in options:
+        reason = _reason(task, found)
         if reason is None:
-            return _tiled(task, c, f, lanes)
+            return _tiled(replace(task, equation=found.equation), found)
         reasons.append(reason)
     return "; ".join(reasons)
 
 
-def _reason(task: Task, c: Contraction, f: str, here: int, there: int) -> str | None:
-    eq, lanes = task.equation, task.lanes
+def _reason(task: Task, found: Lanes) -> str | None:
+    eq, c, f, lanes = found.equation, found.roles, found.index, task.lanes
     a, b = task.operands[c.a.slot], task.operands[c.b.slot]
+    if found.narrow(lanes):
+        return f"groups of {found.size} are narrower than {lanes} lanes"
     if task.dtype not in ("float32", "float64") or any(task.dtypes[s] != task.dtype for s in (c.a.slot, c.b.slot)):
         return "its operands are not floats of one type"
-    if not task.result.is_split(here, lanes):
+    if not found.fits(eq.lhs, task.result, found.here, lanes):
         return f"the result is not in blocks of {lanes} along {f}"
-    if not b.is_split(there, lanes) or b.shape[there] != eq.extent[f]:
+    if not found.fits(c.b.index, b, found.there, lanes) or b.shape[found.there] != found.extent(c.b.index[found.there]):
         return f"operand {c.b.slot} is not in blocks of {lanes} along {f}"
     for access, layout in ((c.a, a), (c.b, b)):
         for axis, form in enumerate(access.index):
+            if form.coefficient(f):
+                continue
             low, high = form.range(eq.extent)
             if isinstance(layout.shape[axis], Batch):
                 if form.name is None or not isinstance(eq.extent[form.name], Batch):
@@ -90,6 +152,8 @@ def _reason(task: Task, c: Contraction, f: str, here: int, there: int) -> str | 
     assert eq.reduce is not None
     inside = {id(c.a), id(c.b)}
     others = [x for x in eq.accesses if id(x) not in inside]
+    if found.group is not None and found.size % lanes and any(form.coefficient(f) and form.name != f for x in others for form in x.index):
+        return "what follows the sum reads within groups, which begin inside of a block"
     places = dict(scalar_places(eq.extent)) | {f: Place.split(Int(0), Int(0), lanes)}
     return follows(others, task.operands, f, places, lanes)
 
@@ -97,9 +161,10 @@ def _reason(task: Task, c: Contraction, f: str, here: int, there: int) -> str | 
 # ---- the register tile ----
 
 
-def _tiled(task: Task, c: Contraction, f: str, lanes: int) -> Form:
-    eq = task.equation
-    blocks = -(-fixed(eq.extent[f]) // lanes)
+def _tiled(task: Task, found: Lanes) -> Form:
+    eq, c, lanes = found.equation, found.roles, task.lanes
+    whole = fixed(eq.extent[found.index]) if found.group is None else found.size
+    blocks = whole // lanes if found.group is not None and whole % lanes == 0 else 1 if found.group is not None else -(-whole // lanes)
     best: tuple[float, tuple[tuple[str, int], ...], int] = (-1.0, (), 1)
     for vectors in (v for v in (1, 2, 3, 4) if blocks % v == 0):
         # one register for the element of A when its use is not folded into the instruction, one for each vector of B
@@ -108,7 +173,7 @@ def _tiled(task: Task, c: Contraction, f: str, lanes: int) -> Form:
             score = _efficiency(eq, tile, vectors)
             if score > best[0] + 0.005:  # between equals the simpler tile, which comes first
                 best = (score, tile, vectors)
-    return Form(c, f, best[1], best[2], _unroll(prod(t for _, t in best[1]), best[2]))
+    return Form(found, best[1], best[2], _unroll(prod(t for _, t in best[1]), best[2]))
 
 
 def _unroll(points: int, vectors: int) -> int:
@@ -127,7 +192,7 @@ def _tiles(task: Task, c: Contraction, most: int) -> Iterator[tuple[tuple[str, i
         e = task.equation.extent[r]
         if isinstance(e, Batch):
             return list(range(1, room + 1))
-        limit = block(task, c, r)
+        limit = row_block(task, c, r)
         if limit is not None:
             return [t for t in (1, 2, 4, 8, 16) if t <= min(room, limit) and limit % t == 0 and (e % t == 0 or e > limit)]
         return sorted({-(-e // parts) for parts in range(1, e + 1) if -(-e // parts) <= room})
@@ -144,30 +209,29 @@ def _tiles(task: Task, c: Contraction, most: int) -> Iterator[tuple[tuple[str, i
 
 
 def step(task: Task, c: Contraction, r: str) -> int | None:
-    """Address step of A for one step of row index `r`, None when it is not constant."""
+    """Address step of A for one step of row index `r` inside its block, None when it is not constant."""
     layout = task.operands[c.a.slot]
+    if any(form.coefficient(r) not in (0, 1) and task.result.block[axis] > 1 for axis, form in enumerate(task.equation.lhs)):
+        return None
     total = 0
     for axis, form in enumerate(c.a.index):
         k = form.coefficient(r)
-        if not k:
-            continue
-        if layout.block[axis] == 1:
-            total += k * layout.strides[axis, 0]
-        elif form.name == r:
-            total += layout.strides[axis, 1]
-        else:
+        if k and layout.block[axis] > 1 and k != 1:
             return None
-    for axis, form in enumerate(task.equation.lhs):
-        if form.coefficient(r) and task.result.block[axis] > 1 and form.name != r:
-            return None
+        if k:
+            total += k * layout.strides[axis, 0] if layout.block[axis] == 1 else layout.strides[axis, 1]
     return total
 
 
-def block(task: Task, c: Contraction, r: str) -> int | None:
-    """The block that row index `r` is split into by A or by the result: a tile must stay inside one."""
-    layouts = [(c.a.index, task.operands[c.a.slot]), (task.equation.lhs, task.result)]
-    blocks = [m.block[axis] for index, m in layouts for axis, form in enumerate(index) if form.name == r and m.block[axis] > 1]
-    return blocks[0] if blocks else None
+def block(reads: Iterable[tuple[tuple[Affine, ...], Layout]], i: str) -> int | None:
+    """How many steps of index `i` stay inside one block, for all of these: None where no axis that it walks is split."""
+    found = [within(form, i, m.block[a]) for index, m in reads for a, form in enumerate(index) if m.block[a] > 1 and form.coefficient(i)]
+    return gcd(*found) if found else None
+
+
+def row_block(task: Task, c: Contraction, r: str) -> int | None:
+    """The block of a row index that a tile must stay inside of."""
+    return block(((c.a.index, task.operands[c.a.slot]), (task.equation.lhs, task.result)), r)
 
 
 def _efficiency(eq: Equation, tile: tuple[tuple[str, int], ...], vectors: int) -> float:

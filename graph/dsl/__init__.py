@@ -88,6 +88,9 @@ from faltung.graph.dsl.pooling import (
     max_pool1d as max_pool1d,
     max_pool2d as max_pool2d,
     max_pool3d as max_pool3d,
+    max_unpool1d as max_unpool1d,
+    max_unpool2d as max_unpool2d,
+    max_unpool3d as max_unpool3d,
 )
 from faltung.graph.dsl.reductions import (
     argmax as argmax,

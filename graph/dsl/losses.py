@@ -35,40 +35,58 @@ def check_reduction(op: str, reduction: str) -> None:
 def cross_entropy(
     input: Any,
     target: Any,
-    weight: None = None,
+    weight: Any = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """-log softmax(input)[n, target[n, …], …]: input (N, K, …), target (N, …) of integers, or probabilities (N, K, …).
 
-    The mean is over the labels other than `ignore_index`; smoothing gives every class that share of 1. Raises
-    ShapeError when shapes do not fit, DTypeError for labels that are not integers, UnsupportedOp for class weights.
+    `weight` (K) weighs the classes. The mean is over the labels other than `ignore_index`, each counting as the
+    weight of its class; that of probabilities is over all N · …. Smoothing gives every class that share of 1. A label
+    that is no class is no error: as the equation says, none of the input's elements is its, so that it adds 0.
+    Raises ShapeError when shapes do not fit, DTypeError for labels that are not integers.
     """
     x, t = as_tensor(input), as_tensor(target)
     if t.dtype in FLOATS and t.shape == x.shape and x.rank >= 2:
-        return _soft_labels(x, t, weight, reduction, label_smoothing)
-    _check_labels("cross_entropy", x, t, weight)
-    return _labels("cross_entropy", log_softmax(x, 1), t, ignore_index, reduction, label_smoothing)
+        attributes = {"ε": _share("cross_entropy", label_smoothing)}
+        weighed = _weighed(log_softmax(x, 1), _class_weights("cross_entropy", x, weight))
+        each = apply(REGISTRY["soft_labels"], [weighed, t], words=_words(x), attributes=attributes)
+        return reduced("cross_entropy", each, reduction)
+    _check_labels("cross_entropy", x, t)
+    return _labels("cross_entropy", log_softmax(x, 1), t, weight, ignore_index, reduction, label_smoothing)
 
 
-def nll_loss(input: Any, target: Any, weight: None = None, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+def nll_loss(input: Any, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
     """-input[n, target[n, …], …]: input (N, K, …) logarithms of probabilities, target (N, …) of integers.
 
-    The mean is over the labels other than `ignore_index`. Raises as `cross_entropy` does.
+    Weights, the mean, labels that are no class and errors are as in `cross_entropy`.
     """
     x, t = as_tensor(input), as_tensor(target)
-    _check_labels("nll_loss", x, t, weight)
-    return _labels("nll_loss", x, t, ignore_index, reduction, 0.0)
+    _check_labels("nll_loss", x, t)
+    return _labels("nll_loss", x, t, weight, ignore_index, reduction, 0.0)
 
 
-def _check_labels(op: str, x: Tensor, t: Tensor, weight: object) -> None:
-    if weight is not None:
-        raise UnsupportedOp(f"{op}: weight is not supported; weigh the losses that reduction='none' gives")
+def _check_labels(op: str, x: Tensor, t: Tensor) -> None:
     if x.rank < 2 or t.rank != x.rank - 1:
         raise ShapeError(f"{op}: input must be (N, K) and target (N), or (N, K, …) and (N, …), got {list(x.shape)} and {list(t.shape)}")
     if t.dtype not in ("int32", "int64"):
         raise DTypeError(f"{op}: labels are integers (int64), got {t.dtype}")
+
+
+def _class_weights(op: str, x: Tensor, weight: Any) -> Tensor | None:
+    """One weight for each class, as a tensor of the input's type."""
+    if weight is None:
+        return None
+    w = as_tensor(weight, x)
+    if w.shape != x.shape[1:2]:
+        raise ShapeError(f"{op}: weight {list(w.shape)} must hold one number for each of the {x.shape[1]} classes of the input {list(x.shape)}")
+    return w
+
+
+def _weighed(x: Tensor, w: Tensor | None) -> Tensor:
+    """The logarithms of probabilities times the weights of their classes."""
+    return x if w is None else apply(REGISTRY["weigh"], [x, w], words=_words(x))
 
 
 def _words(x: Tensor) -> dict[str, str]:
@@ -76,26 +94,19 @@ def _words(x: Tensor) -> dict[str, str]:
     return {"all": ",".join(letters), "over": letters[1], "kept": ",".join((letters[0], *letters[2:]))}
 
 
-def _labels(op: str, x: Tensor, t: Tensor, ignore_index: int, reduction: str, smoothing: float) -> Tensor:
+def _labels(op: str, x: Tensor, t: Tensor, weight: Any, ignore_index: int, reduction: str, smoothing: float) -> Tensor:
     check_reduction(op, reduction)
     if not isinstance(ignore_index, (int, np.integer)):
         raise DTypeError(f"{op}: ignore_index={ignore_index!r}: expected an integer")
-    words, share = _words(x), _share(op, smoothing)
+    words, share, w = _words(x), _share(op, smoothing), _class_weights(op, x, weight)
     attributes, classes = {"g": int(ignore_index), "ε": share}, x.shape[1]
-    if reduction == "mean" and not share and isinstance(classes, int) and not 0 <= ignore_index < classes:
+    if reduction == "mean" and w is None and not share and isinstance(classes, int) and not 0 <= ignore_index < classes:
         return apply(REGISTRY["nll_mean"], [x, t], words=words, attributes=attributes, dtype=x.dtype)
-    each = apply(REGISTRY["smooth" if share else "nll"], [x, t], words=words, attributes=attributes)
+    each = apply(REGISTRY["smooth" if share else "nll"], [_weighed(x, w), t], words=words, attributes=attributes)
     if reduction != "mean":
         return reduced(op, each, reduction)
-    return sum(each) / apply(REGISTRY["labels"], [t], words=words, attributes=attributes, dtype=x.dtype)
-
-
-def _soft_labels(x: Tensor, t: Tensor, weight: object, reduction: str, smoothing: float) -> Tensor:
-    if weight is not None:
-        raise UnsupportedOp("cross_entropy: weight is not supported; weigh the losses that reduction='none' gives")
-    attributes = {"ε": _share("cross_entropy", smoothing)}
-    each = apply(REGISTRY["soft_labels"], [log_softmax(x, 1), t], words=_words(x), attributes=attributes)
-    return reduced("cross_entropy", each, reduction)
+    count = REGISTRY["labels" if w is None else "labels_weighted"]
+    return sum(each) / apply(count, [t] if w is None else [t, w], words=words, attributes=attributes, dtype=x.dtype)
 
 
 def _share(op: str, smoothing: float) -> Any:
@@ -150,7 +161,7 @@ def _positive(op: str, name: str, value: float) -> Any:
 def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction: str = "mean") -> Tensor:
     """-(t·log x + (1 - t)·log(1 - x)) for probabilities x, logarithms held above -100, where the derivative is 0.
 
-    Raises ShapeError for different shapes, UnsupportedOp for another reduction.
+    `weight` multiplies the elements' losses, before they are reduced. Raises ShapeError for different shapes, UnsupportedOp for another reduction.
     """
     each = apply(REGISTRY["binary_cross_entropy"], _pair("binary_cross_entropy", input, target))
     return reduced("binary_cross_entropy", each if weight is None else pointwise("mul", each, weight), reduction)
@@ -159,9 +170,9 @@ def binary_cross_entropy(input: Any, target: Any, weight: Any = None, reduction:
 def binary_cross_entropy_with_logits(
     input: Any, target: Any, weight: Any = None, reduction: str = "mean", pos_weight: Any = None
 ) -> Tensor:
-    """Binary cross entropy of sigmoid(input), which does not overflow; `pos_weight` weighs t·log x.
+    """Binary cross entropy of sigmoid(input), which does not overflow; `pos_weight` weighs t·log x, `weight` all of it.
 
-    Raises ShapeError for different shapes, UnsupportedOp for another reduction.
+    Weights broadcast to the input. Raises ShapeError for different shapes, UnsupportedOp for another reduction.
     """
     pair = _pair("binary_cross_entropy_with_logits", input, target)
     if pos_weight is None:

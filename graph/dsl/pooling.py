@@ -11,13 +11,14 @@ import numpy as np
 
 from faltung.graph.dsl.arguments import Ints, letters_of, per_axis
 from faltung.graph.dsl.leaves import as_tensor
-from faltung.graph.errors import ShapeError
+from faltung.graph.errors import ShapeError, UnsupportedOp
 from faltung.graph.index import Batch, Extent
 from faltung.graph.ops import REGISTRY, apply
 from faltung.graph.parse import FAMILIES, Attribute
 from faltung.graph.tensor import Tensor
 
 PRODUCTS = 8  # powers up to this are products of reads
+MOST_ELEMENTS = 2**24  # of a plane whose elements are numbered: float32 holds all whole numbers so far
 
 # ---- geometry ----
 
@@ -41,11 +42,11 @@ class _Windows:
         ends = zip(self.output, self.s, self.w, self.input, self.P, strict=True)
         return any((o - 1) * s + w > e + 2 * p for o, s, w, e, p in ends)
 
-    def apply(self, op: str, x: Tensor, **more: Attribute) -> Tensor:
+    def apply(self, op: str, x: Tensor, dtype: str | None = None, **more: Attribute) -> Tensor:
         """The row on this input; in ceil mode the number of windows is given, else the shape rule finds it."""
         attributes: dict[str, Attribute] = {"w": self.w, "s": self.s, "P": self.P, "d": self.d, **more}
         extents: dict[str, Extent] = dict(zip(FAMILIES["i"], self.output, strict=False)) if self.ceil else {}
-        return apply(REGISTRY[op], [x], attributes=attributes, rank=len(self.w), extents=extents)
+        return apply(REGISTRY[op], [x], attributes=attributes, rank=len(self.w), extents=extents, dtype=dtype)
 
     def mean_inside(self, x: Tensor, with_padding: bool) -> Tensor:
         """Window sums divided by the number of positions in the input, or in the input and its padding."""
@@ -87,30 +88,114 @@ def _spatial(name: str, x: Tensor) -> tuple[int, ...]:
 # ---- maxima ----
 
 
-def _max(name: str, input: Any, kernel: Ints, stride: Ints | None, padding: Ints, dilation: Ints, ceil_mode: bool) -> Tensor:
+def _max(
+    name: str, input: Any, kernel: Ints, stride: Ints | None, padding: Ints, dilation: Ints, ceil_mode: bool, return_indices: bool
+) -> Any:
     x = as_tensor(input)
-    return _windows(name, x, kernel, stride, padding, ceil_mode, dilation).apply("max_pool", x)
+    windows = _windows(name, x, kernel, stride, padding, ceil_mode, dilation)
+    y = windows.apply("max_pool", x)
+    if not return_indices:
+        return y
+    _countable(name, windows.input)
+    rank = len(windows.w)
+    axes = zip(windows.s, FAMILIES["i"], windows.d, FAMILIES["p"], windows.P, strict=False)
+    # a window of -∞ alone has its first position, which may be padding: the nearest element stands for it
+    inside = [f"max(0, {s}*{i}+{d}*{p}-{P})" if P else f"({s}*{i}+{d}*{p})" for s, i, d, p, P in axes]
+    words = {"position": _number(windows.w, FAMILIES["p"]), "element": _number(windows.input, inside)}
+    chosen = windows.apply("max_position", x, "int32")
+    return y, apply(REGISTRY["element"], [chosen], attributes={"w": windows.w}, words=words, rank=rank, dtype="int64")
+
+
+def _number(extents: Sequence[int], at: Sequence[str]) -> str:
+    """The row-major number of an element, as equation text."""
+    return "+".join(f"{prod(extents[a + 1 :])}*{place}" for a, place in enumerate(at[: len(extents)]))
+
+
+def _countable(name: str, extents: Sequence[int]) -> None:
+    if prod(extents) > MOST_ELEMENTS:
+        raise UnsupportedOp(f"{name}: a plane of {list(extents)} has {prod(extents)} elements; indices are exact up to {MOST_ELEMENTS}")
 
 
 def max_pool1d(
-    input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, dilation: Ints = 1, ceil_mode: bool = False
-) -> Tensor:
-    """Maximum over windows of (N, C, L); the stride defaults to the kernel. In ceil mode windows may end outside. Raises ShapeError."""
-    return _max("max_pool1d", input, kernel_size, stride, padding, dilation, ceil_mode)
+    input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, dilation: Ints = 1, ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:  # fmt: skip
+    """Maximum over windows of (N, C, L); the stride defaults to the kernel. In ceil mode windows may end outside.
+
+    With return_indices also the number of each maximum in its plane (int64, row-major): of the first where several are
+    maximal. Raises ShapeError, and UnsupportedOp for indices in planes of more than 2²⁴ elements.
+    """
+    return _max("max_pool1d", input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
 def max_pool2d(
-    input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, dilation: Ints = 1, ceil_mode: bool = False
-) -> Tensor:
-    """Maximum over windows of (N, C, H, W); the stride defaults to the kernel. In ceil mode windows may end outside. Raises ShapeError."""
-    return _max("max_pool2d", input, kernel_size, stride, padding, dilation, ceil_mode)
+    input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, dilation: Ints = 1, ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:  # fmt: skip
+    """Maximum over windows of (N, C, H, W); the stride defaults to the kernel. In ceil mode windows may end outside.
+
+    Indices as in max_pool1d. Raises ShapeError.
+    """
+    return _max("max_pool2d", input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
 def max_pool3d(
-    input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, dilation: Ints = 1, ceil_mode: bool = False
+    input: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, dilation: Ints = 1, ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:  # fmt: skip
+    """Maximum over windows of (N, C, D, H, W); the stride defaults to the kernel. In ceil mode windows may end outside.
+
+    Indices as in max_pool1d. Raises ShapeError.
+    """
+    return _max("max_pool3d", input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def _unpool(name: str, input: Any, indices: Any, kernel: Ints, stride: Ints | None, padding: Ints, output_size: Sequence[int] | None) -> Tensor:
+    x, chosen = as_tensor(input), as_tensor(indices)
+    extents = _spatial(name, x)
+    rank = len(extents)
+    w, pad = per_axis(kernel, rank, "kernel_size", 1), per_axis(padding, rank, "padding", 0)
+    s = w if stride is None else per_axis(stride, rank, "stride", 1)
+    if chosen.shape != x.shape or chosen.dtype not in ("int32", "int64"):
+        raise ShapeError(f"{name}: indices are integers of the input's shape {list(x.shape)}, got {chosen.dtype}{list(chosen.shape)}")
+    usual = tuple((e - 1) * t - 2 * p + k for e, t, p, k in zip(extents, s, pad, w, strict=True))
+    size = usual if output_size is None else tuple(output_size)[-rank:]
+    fits = [isinstance(o, (int, np.integer)) and max(0, u - t) < o < u + t for o, u, t in zip(size, usual, s, strict=False)]
+    if len(fits) != rank or not all(fits):
+        raise ShapeError(f"{name}: an output of {list(size)}: each extent must be positive and less than a stride {s} from {usual}")
+    _countable(name, size)
+    letters = FAMILIES["x"][:rank]
+    attributes: dict[str, Attribute] = {"w": w, "s": s, "P": pad, "E": extents, "K": prod(w)}
+    given: dict[str, Extent] = {c: int(o) for c, o in zip(letters, size, strict=True)}
+    words = {"element": _number(size, letters), "position": _number(w, FAMILIES["p"])}
+    op = REGISTRY["max_unpool_last" if any(k > t for k, t in zip(w, s, strict=True)) else "max_unpool"]
+    return apply(op, [x, chosen], attributes=attributes, words=words, rank=rank, extents=given, dtype=x.dtype)
+
+
+def max_unpool1d(
+    input: Any, indices: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, output_size: Sequence[int] | None = None
 ) -> Tensor:
-    """Maximum over windows of (N, C, D, H, W); the stride defaults to the kernel. In ceil mode windows may end outside. Raises ShapeError."""
-    return _max("max_pool3d", input, kernel_size, stride, padding, dilation, ceil_mode)
+    """Each element of (N, C, L) where max_pool1d with these arguments took it from, 0 elsewhere.
+
+    `indices` are those that max_pool1d gives with return_indices; one outside its window has no place. Where windows
+    overlap and name one element, the last of them has it. `output_size` says which of the extents that pool to
+    this one is meant. Raises ShapeError, and UnsupportedOp for planes of more than 2²⁴ elements.
+    """
+    return _unpool("max_unpool1d", input, indices, kernel_size, stride, padding, output_size)
+
+
+def max_unpool2d(
+    input: Any, indices: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, output_size: Sequence[int] | None = None
+) -> Tensor:
+    """Each element of (N, C, H, W) where max_pool2d took it from, 0 elsewhere; see max_unpool1d."""
+    return _unpool("max_unpool2d", input, indices, kernel_size, stride, padding, output_size)
+
+
+def max_unpool3d(
+    input: Any, indices: Any, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, output_size: Sequence[int] | None = None
+) -> Tensor:
+    """Each element of (N, C, D, H, W) where max_pool3d took it from, 0 elsewhere; see max_unpool1d."""
+    return _unpool("max_unpool3d", input, indices, kernel_size, stride, padding, output_size)
 
 
 # ---- means ----

@@ -10,6 +10,14 @@ from faltung.graph.ops.table import row
 
 ROWS = (
     row("max_pool", "X", "Y[n,c,i...] = max(p<w...: X[n,c,s*i+d*p-P...])"),
+    # the position in the window that a maximum comes from, the number of that element in its plane, and the way back:
+    # where windows overlap, the last of those that name an element has it, the one that reads it at its first position
+    row("max_position", "X", "A[n,c,i...] = argmax(p<w...: X[n,c,s*i+d*p-P...])"),
+    row("element", "A", "I[n,c,i...] = sum(p<w...: [A[n,c,i...] = {position}] * ({element}))"),
+    row("max_unpool", "X I", "Y[n,c,x...] = sum(p<w...: X[n,c,(x+P-p)/s...] * [I[n,c,(x+P-p)/s...] = {element}])"),
+    row("max_unpool_last", "X I",
+        "B[n,c,x...] = max(p<w...: [I[n,c,(x+P-p)/s...] = {element}] * [0 ≤ (x+P-p)/s < E]... * (K-({position})))",
+        "Y[n,c,x...] = sum(p<w...: X[n,c,(x+P-p)/s...] * [I[n,c,(x+P-p)/s...] = {element}] * [B[n,c,x...] = K-({position})])"),
     row("sum_pool", "X", "Y[n,c,i...] = sum(p<w...: X[n,c,s*i+p-P...])"),
     row("avg_pool", "X", "Y[n,c,i...] = sum(p<w...: X[n,c,s*i+p-P...]) / extent(p...)"),
     row("avg_pool_inside", "X",

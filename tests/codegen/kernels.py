@@ -23,7 +23,7 @@ from faltung.codegen.schedules.task import RESULT, Plan, Task
 from faltung.codegen.target import Target
 from faltung.graph.evaluate import EXACT, FLOAT, evaluate
 from faltung.graph.tensor import Tensor
-from faltung.runtime import code
+from faltung.runtime import code, jit
 from tests.check import Array
 
 RUNNABLE = [row for row in targets.TABLE if targets.runs_here(row)]
@@ -41,17 +41,22 @@ def interpreted(kernel: Kernel, arrays: Sequence[Array], batch: int, lo: int, hi
     interpret.run(kernel, named, batch, lo, hi)
 
 
-def compiled(kernels: Sequence[Kernel], target: Target) -> Run:
+def private(size: int) -> Array:
+    """Memory of a call's own, of so many bytes."""
+    return garbage(size // 8, np.dtype(np.float64))
+
+
+def compiled(kernels: Sequence[Kernel], target: Target, private: Callable[[int], Array] = private) -> Run:
     """The kernels as machine code."""
     loaded = code.build(kernels, target)
 
     def run(kernel: Kernel, arrays: Sequence[Array], batch: int, lo: int, hi: int) -> None:
         for b, a in zip(kernel.buffers, arrays, strict=True):
             assert a.size >= b.extent(batch) and a.flags.c_contiguous
-        entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+        own = private(kernel.offsets[-1])
         pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
-        entry(loaded.address(kernel))(pointers, batch, lo, hi)
-        assert all(intact(a) for a in arrays), f"kernel writes outside of its buffers: {kernel.buffers}"
+        jit.ENTRY(loaded.address(kernel))(pointers, batch, lo, hi, own.ctypes.data)
+        assert all(intact(a) for a in (*arrays, own)), f"kernel writes outside of its buffers: {kernel.buffers}"
 
     return run
 
@@ -177,7 +182,8 @@ class Bench:
 
     def __init__(self, program: Program, batch: int, exact: bool = False) -> None:
         self.program, self.batch, self.exact = program, batch, exact
-        self.arrays = [self._memory(s) for s in program.slots]
+        arrays = [self._memory(s) for s in program.slots]
+        self.arrays = [arrays[program.memory(n)] for n in range(len(arrays))]
 
     def _memory(self, slot: Slot) -> Array:
         dtype = dtype_of(slot.dtype, self.exact)
@@ -204,9 +210,9 @@ class Bench:
             in_parts(run, step.kernel, [self.arrays[b] for b in step.buffers], self.batch)
 
 
-def code_of(program: Program) -> Run:
+def code_of(program: Program, private: Callable[[int], Array] = private) -> Run:
     """The program's kernels as machine code."""
-    return compiled([s.kernel for s in (*program.prepare, *program.steps)], program.target)
+    return compiled([s.kernel for s in (*program.prepare, *program.steps)], program.target, private)
 
 
 def run_program(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, groupby
 from typing import Any
@@ -20,7 +20,7 @@ from faltung.codegen import interpret
 from faltung.codegen.buffers import Life, place
 from faltung.codegen.check import reason_invalid
 from faltung.codegen.element import PRIME
-from faltung.codegen.loops import Kernel, key
+from faltung.codegen.loops import Kernel
 from faltung.codegen.program import Program, Slot, Step, lower
 from faltung.codegen.target import Target, named
 from faltung.graph import dsl
@@ -50,7 +50,7 @@ class Watched(interpret.Machine):
 
     def __init__(self, kernel: Kernel, arrays: Mapping[str, Array], batch: int, once: bool) -> None:
         super().__init__(arrays, batch)
-        self.unit, self.once = 0, once
+        self.once = once
         self.owner = {b.name: np.full(arrays[b.name].size, -1) for b in kernel.buffers if b.written}
         self.trace: list[tuple[str, str, bytes]] = []
 
@@ -59,7 +59,7 @@ class Watched(interpret.Machine):
         found, touched = super().places(buffer, address, stride, type, mask, what)
         if touched.any():
             self.trace.append((what, buffer.name, found[touched].tobytes()))
-        if what == "write":
+        if what == "write" and buffer.name in self.owner:  # private memory is rewritten by every unit
             owner = self.owner[buffer.name]
             others = owner[found[touched]]
             if np.any((others >= 0) & (self.once | (others != self.unit))):
@@ -69,18 +69,15 @@ class Watched(interpret.Machine):
 
 
 def once(step: Step) -> bool:
-    """Whether the kernel writes each element once; only partial results are added to image by image."""
-    return not step.schedule.startswith("contraction, parts of the batch")
+    """Whether the kernel writes each element once; only sums over images are added to image by image."""
+    return step.kernel.sweep is None and not step.schedule.startswith("contraction, parts of the batch")
 
 
 def run(kernel: Kernel, arrays: Sequence[Array], batch: int, alone: bool) -> Watched:
     """All units of a kernel, the last first; what the machine has seen. Raises OutOfBounds or Race."""
     machine = Watched(kernel, {b.name: a for b, a in zip(kernel.buffers, arrays, strict=True)}, batch, alone)
     with np.errstate(all="ignore"):
-        for unit in reversed(range(whole(kernel, batch))):
-            machine.unit = unit
-            machine.values[key(kernel.variable)] = np.int64(unit)
-            machine.block(kernel.body)
+        machine.run(kernel, range(whole(kernel, batch))[::-1])
     return machine
 
 
@@ -220,6 +217,8 @@ class Subject:
         bench = Bench(program, self.batch, exact=True)
         generator = np.random.default_rng(1)
         for n, slot in enumerate(program.slots):
+            if slot.inside is not None:
+                continue
             noise = generator.integers(0, PRIME if slot.dtype in FLOATS else LABELS, bench.arrays[n].size).astype(bench.arrays[n].dtype)
             if slot.layout is not None and slot.layout.has_halo:
                 noise[halo(slot, self.batch)] = 0
@@ -257,6 +256,7 @@ class Arena(Bench):
             if not life.shared:
                 flat[:] = 0
             self.arrays[number] = flat
+        self.arrays = [self.arrays[program.memory(n)] for n in range(len(self.arrays))]
 
 
 @dataclass(frozen=True)
@@ -318,7 +318,7 @@ def plainly(build: Callable[..., Tensor], *shapes: tuple[int | None, ...], label
 
 def two_layers() -> Graph:
     """Convolution after convolution: blocks with a halo in between, weights that are parameters."""
-    x, k, m = dsl.input("x", (N, 2, 4, 3)), dsl.parameter(np.zeros((8, 2, 3, 3)), "k"), dsl.parameter(np.zeros((4, 8, 3, 3)), "m")
+    x, k, m = dsl.input("x", (N, 2, 4, 3)), dsl.parameter(np.zeros((7, 2, 3, 3)), "k"), dsl.parameter(np.zeros((4, 7, 3, 3)), "m")
     y = dsl.conv2d(dsl.relu(dsl.conv2d(x, k, padding=1)), m, padding=1)
     return [y, grad(y, m, dsl.input("g", (N, 4, 4, 3)))], {}
 
@@ -338,6 +338,24 @@ def wide_weights() -> Graph:
     x, k, m = dsl.input("x", (1, 3, 3)), dsl.parameter(np.zeros((24, 3, 1)), "k"), dsl.parameter(np.zeros((16, 24, 3)), "m")
     y = dsl.conv1d(dsl.conv1d(x, k), m, padding=1)
     return [grad(y, m, dsl.input("g", (1, 16, 3)))], {}
+
+
+def groups_of_blocks() -> Graph:
+    """Groups of 6 between two layers in blocks of 4, and the gradient of their weights."""
+    x, k, m = dsl.input("x", (N, 2, 3)), dsl.parameter(np.zeros((12, 2, 1)), "k"), dsl.parameter(np.zeros((12, 6, 1)), "m")
+    y = dsl.conv1d(dsl.conv1d(x, k), m, groups=2)
+    return [y, grad(y, m, dsl.input("g", (N, 12, 3)))], {}
+
+
+def sweeps(length: int, channels: int, after: bool) -> Callable[[], Graph]:
+    """The gradient of many weights, some positions or some images at a time."""
+
+    def graph() -> Graph:
+        x, k, g = dsl.input("x", (N, channels, length)), dsl.input("k", (8, channels, 1)), dsl.input("g", (N, 8, length))
+        gradient = grad(dsl.conv1d(x, k), k, g)
+        return [k * 2 - gradient if after else gradient], {}
+
+    return graph
 
 
 def doubling() -> Graph:
@@ -385,5 +403,16 @@ SUBJECTS: list[Subject] = [  # the quickest first
     small("conv, padded",          through(lambda x, k, b: dsl.relu(dsl.conv2d(x, k, b, padding=1)), (N, 3, 3, 4), (5, 3, 3, 3), (5,))),
     small("conv, many images",     through(lambda x, k: dsl.conv1d(x, k, padding=1), (N, 4, 16), (4, 4, 3)), 9),
     small("conv, stride 2",        through(lambda x, k: dsl.conv2d(x, k, stride=2, padding=1), (N, 4, 4, 3), (6, 4, 3, 3)), 5),
+    small("conv, wide groups",     through(lambda x, k, b: dsl.conv1d(x, k, b, padding=1, groups=2), (N, 12, 3), (20, 6, 3), (20,))),
+    small("groups of blocks",      groups_of_blocks, 1),
+    small("conv, groups in 2-D",   through(lambda x, k: dsl.conv2d(x, k, stride=2, padding=1, groups=2), (N, 8, 3, 2), (16, 4, 2, 2))),
+    Subject("positions in turn",   sweeps(770, 16, False), 1, replace(named("baseline"), registers=4, l2=1 << 13)),
+    Subject("images in turn",      sweeps(16, 24, True), 35, replace(named("baseline"), registers=6)),
     small("max pooling",           through(lambda x: dsl.max_pool2d(x, 3, 2, 1), (N, 5, 4, 5)), 3),
+    small("depthwise",             through(lambda x, k: dsl.conv2d(x, k, padding=1, groups=5), (N, 5, 5, 3), (5, 1, 3, 3))),
+    small("depthwise, long rows",  through(lambda x, k: dsl.conv1d(x, k, padding=3, groups=5), (N, 5, 19), (5, 1, 7))),
+    small("two channels for one",  through(lambda x, k: dsl.conv1d(x, k, padding=1, groups=3), (N, 3, 4), (6, 1, 3))),
+    small("one channel for two",   through(lambda x, k: dsl.conv1d(x, k, padding=1, groups=5), (N, 10, 4), (5, 2, 3))),
+    small("groups of two",         through(lambda x, k: dsl.conv1d(x, k, groups=3), (N, 6, 5), (6, 2, 2))),
+    small("groups of three",       through(lambda x, k: dsl.conv1d(x, k, groups=2), (N, 6, 3), (6, 3, 2))),
 ]  # fmt: skip

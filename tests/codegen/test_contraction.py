@@ -40,13 +40,17 @@ class Case:
     batch: int | None = None  # None: open
     options: dict[str, Any] = field(default_factory=dict)
     used: int = 3
+    transposed: bool = False
 
     def outputs(self, dtype: str, activation: bool = False) -> tuple[list[Tensor], list[Tensor]]:
         """The result, its gradients, and the inputs."""
         x = dsl.input("x", (self.batch, *self.image), dtype)
-        k = dsl.input("k", (self.kernel[0], self.image[0], *self.kernel[1:]), dtype)
+        k = dsl.input("k", (self.kernel[0], self.image[0] // self.options.get("groups", 1), *self.kernel[1:]), dtype)
         b = dsl.input("b", (self.kernel[0],), dtype)
-        if len(self.image) > 1:
+        if self.transposed:
+            k = dsl.input("k", (self.image[0], self.kernel[0] // self.options.get("groups", 1), *self.kernel[1:]), dtype)
+            y = dsl.conv_transpose2d(x, k, b, **self.options)
+        elif len(self.image) > 1:
             y = CONVOLUTIONS[x.rank](x, k, b, **self.options)
         else:
             y = dsl.linear(x, k, b)
@@ -73,6 +77,15 @@ CASES = {
     "batch of one": Case((16, 4, 4), (16, 3, 3), batch=1, options={"padding": 1}),
     "1-D": Case((6, 19), (10, 4), options={"stride": 2, "padding": 2}),
     "3-D": Case((4, 3, 4, 5), (6, 2, 3, 3), options={"padding": 1}),
+    "groups": Case((32, 5, 6), (48, 3, 3), options={"padding": 1, "groups": 2}),
+    "groups that begin inside of blocks": Case((36, 4, 5), (60, 3, 3), options={"padding": 1, "groups": 3}),
+    "groups, stride 2": Case((48, 6, 5), (32, 3, 3), options={"padding": 1, "stride": 2, "groups": 2}),
+    "groups of few channels": Case((20, 5, 4), (36, 2, 3), options={"stride": 2, "groups": 4}, used=2),
+    "groups, 1x1": Case((54, 3, 3), (51, 1, 1), options={"groups": 3}),
+    "groups, 1-D": Case((40, 9), (80, 3), batch=2, options={"dilation": 2, "padding": 2, "groups": 5}),
+    "groups, 3-D": Case((18, 3, 2, 3), (34, 2, 2, 2), options={"padding": 1, "groups": 2}),
+    "groups, transposed": Case((32, 3, 4), (64, 3, 3), options={"padding": 1, "stride": 2, "groups": 2}, transposed=True),
+    "groups, transposed, odd": Case((30, 3, 3), (34, 2, 2), options={"groups": 2}, transposed=True),
     "linear": Case((37,), (24,)),
     "linear to few": Case((18,), (5,)),
 }
@@ -120,7 +133,7 @@ def test_in_double_precision(case: Case) -> None:
     check(outputs, inputs, RUNNABLE[0], [case.batch or 2])
 
 
-@pytest.mark.parametrize("name", ["3x3", "1x1", "stride 2", "stride 3 kernel 2", "dilation and stride", "much padding", "fixed batch", "3-D", "linear"])
+@pytest.mark.parametrize("name", ["3x3", "1x1", "stride 2", "stride 3 kernel 2", "dilation and stride", "much padding", "fixed batch", "3-D", "linear", "groups", "groups, stride 2", "groups, transposed, odd"])
 def test_modulo_a_prime(name: str) -> None:
     """The same schedule over residues, with values whose sums are beyond what float32 could hold."""
     case = CASES[name]
@@ -129,20 +142,62 @@ def test_modulo_a_prime(name: str) -> None:
     assert contractions(program) >= min(case.used, 2)
 
 
-@pytest.mark.parametrize("name", ["one channel", "stride 2", "dilation", "batch of one", "1-D", "linear to few", "tiles and a rest"])
+@pytest.mark.parametrize("name", ["one channel", "stride 2", "dilation", "batch of one", "1-D", "linear to few", "tiles and a rest", "groups that begin inside of blocks", "groups of few channels"])
 @pytest.mark.parametrize("elem", ["float32", "exact"])
 def test_every_access_in_the_interpreter(name: str, elem: str) -> None:
     outputs, inputs = CASES[name].outputs("float32")
     check(outputs, inputs, named("avx2"), [CASES[name].batch or 1], interpreter=True, exact=elem == "exact")
 
 
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 15, 16, 17, 24, 33])
+@pytest.mark.parametrize("other", [2, 12])
+def test_groups_of_any_size(size: int, other: int) -> None:
+    """Groups of whole blocks, of halves, of neither, and narrower than a block: in residues, every pass."""
+    for image, kernel in (((2 * other, 5), (2 * size, 3)), ((3 * size, 4), (3 * other, 1))):
+        groups = 2 if kernel[1] == 3 else 3
+        outputs, inputs = Case(image, kernel, options={"padding": kernel[1] // 2, "groups": groups}).outputs("float32")
+        for target in RUNNABLE[:2]:
+            program = check(outputs, inputs, target, [2], exact=True)
+            wide = [n for n in (image[0] // groups, kernel[0] // groups) if n >= target.lanes("exact")]
+            assert contractions(program) >= len(wide)
+
+
+def test_what_is_said_of_narrow_groups() -> None:
+    x, k = dsl.input("x", (None, 8, 6, 6)), dsl.input("k", (8, 4, 3, 3))
+    (y,) = optimise([dsl.conv2d(x, k, groups=2)])
+    layouts = tuple(blocked(t.shape, {1 if t is x else 0: 8}) for t in y.operands)
+    task = Task(y.equations[0], layouts, ("float32", "float32"), blocked(y.shape, {1: 8}), "float32", named("avx2"))
+    assert contraction(task) == "groups of 4 are narrower than 8 lanes"
+
+
+def weight_gradient(program: Program) -> str:
+    """The schedule of the weight gradient."""
+    return next(s.schedule.split(", tile")[0] for s in program.steps if s.schedule.startswith(("contraction, parts", "contraction, sweeps")))
+
+
 @targets
 def test_weight_gradients_of_any_number_of_images(target: Target) -> None:
-    """Images are reduced in a fixed number of parts, some of them empty."""
-    outputs, inputs = Case((5, 4, 5), (17, 3, 3), options={"padding": 1}).outputs("float32")
-    program = check(outputs, inputs, target, [1, PARTS - 1, PARTS, PARTS + 1, 2 * PARTS + 3])
-    parts = [s for s in program.steps if s.schedule.startswith("contraction, parts of the batch")]
-    assert len(parts) == 1
+    """The rows of all images are cut into a fixed number of parts, some of them empty and some beginning inside of an image."""
+    outputs, inputs = Case((2, 5, 5), (4, 3, 3), options={"padding": 1}).outputs("float32")
+    program = check(outputs, inputs, target, [0, 1, 2, PARTS - 1, PARTS, 2 * PARTS + 3])
+    assert weight_gradient(program) == "contraction, parts of the batch"
+
+
+@targets
+@pytest.mark.parametrize("l2, sweeps", [(1 << 20, "cdiv(N, 13)"), (1 << 10, "max(N*3, 1)"), (1 << 14, "")], ids=["images", "rows", "one image"])
+@pytest.mark.parametrize("after", [False, True], ids=["alone", "with an epilogue"])
+def test_weight_gradients_in_sweeps(target: Target, l2: int, sweeps: str, after: bool) -> None:
+    """Several images at a time, or some rows of one; the sums wait in the result or, with an epilogue, in a scratch."""
+    height = 160 if l2 == 1 << 10 else 4
+    x, k = dsl.input("x", (None, 17, height, 5)), dsl.input("k", (36, 17, 3, 3))
+    c = dsl.input("c", (None, 36, height, 5))
+    gradient = grad(dsl.conv2d(x, k, padding=1), k, c)
+    outputs = optimise([k - gradient * 2 if after else gradient])
+    program = check(outputs, [x, k, c], replace(target, l2=l2), [0, 1, 2] if height > 4 else [0, 1, 2, 14, 27])
+    assert weight_gradient(program) == "contraction, sweeps"
+    step = next(s for s in program.steps if s.kernel.sweep is not None)
+    assert sweeps in show.text(step.kernel), show.text(step.kernel).splitlines()[:3]
+    assert ("held" in {b.name for b in step.kernel.buffers}) == after
 
 
 @targets
@@ -226,19 +281,20 @@ def test_weights_lie_as_they_are_streamed() -> None:
     x, k = dsl.input("x", (None, 3, 6, 6)), dsl.input("k", (20, 3, 5, 5))
     (y,) = optimise([dsl.conv2d(x, k, padding=2)])
     eq = y.equations[0]
-    c, f, here, there = next(o for o in lane_axes(eq) if o[2] == 1)
-    assert (f, here, there) == ("f", 1, 0)
-    layout = weights_layout(eq, c, there, k.shape, 16)
+    found = next(o for o in lane_axes(eq) if o.here == 1)
+    assert (found.index, found.here, found.there, found.group) == ("f", 1, 0, None)
+    layout = weights_layout(found, k.shape, 16)
     assert layout.order == ((0, 0), (2, 0), (3, 0), (1, 0), (0, 1))  # blocks of f, taps, channels, lanes
     assert layout.size == (32 * 3 * 25, 0)
-    assert weights_layout(eq, c, 1, (BATCH, 32, 4, 4), 16).order[0] == (0, 0)  # an open batch stays outermost
+    assert weights_layout(replace(found, there=1), (BATCH, 32, 4, 4), 16).order[0] == (0, 0)  # an open batch stays outermost
 
 
 def test_the_form_is_what_its_roles_say() -> None:
     form = fit(product_task())
     assert not isinstance(form, str)
-    assert form.lane == "f" and set(form.roles.reduced) == {"c", "p", "q"} and set(form.roles.rows) == {"n", "i", "j"}
-    assert all(name in form.roles.rows for name, _ in form.tile)
+    roles = form.lanes.roles
+    assert form.lanes.index == "f" and set(roles.reduced) == {"c", "p", "q"} and set(roles.rows) == {"n", "i", "j"}
+    assert all(name in roles.rows for name, _ in form.tile)
 
 
 def test_the_loops_read_as_the_docstring_says() -> None:

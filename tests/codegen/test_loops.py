@@ -99,6 +99,7 @@ WRONG = [
     (lambda k, x, y, t: k.let(k.const(1) + k.load(x, 0, lanes=8)), "f32x[48] does not fit [48] lanes"),
     (lambda k, x, y, t: k.set(Reg("a", type_of("f32", 4)), k.const(1, 8)), "f32x8 does not fit 4 lanes"),
     (lambda k, x, y, t: k.append(Let(Temp("v", type_of("f32")), k.const(1))), "value of v is f32x4"),
+    (lambda k, x, y, t: k.let(k.shuffle([k.const(1)], [0, 4])), "shuffle of 4 lanes"),
     (lambda k, x, y, t: k.let(k.convert(k.const(1), "i32") & 1 | loops.bitcast(k.const(1), "f64")), "combine|bitcast"),
 ]
 
@@ -218,6 +219,7 @@ class Random:
         if self.elem != "i32":
             made += [k.fma(a, b, c)]
         if self.elem != "exact":
+            made += [k.shuffle([a, b], range(1, 2 * self.lanes, 2))] if self.lanes > 1 else []
             made += [k.max(a, b), k.min(a, 1), k.select(a <= b, a, c), k.call("abs", a), k.splat(k.across("max", a))]
         return self.pick(made)
 
@@ -277,6 +279,26 @@ def test_random_kernels_do_the_same_interpreted_and_compiled(elem, lanes, where)
                 numbers = rng.integers(0, 3, b.extent(batch)) if integers else rng.standard_normal(b.extent(batch))
                 arrays[b.name] = numbers.astype(DTYPES[elem])
             agree(kernel, arrays, batch, batch + 3, where)
+
+
+@pytest.mark.parametrize("elem", ["f32", "f64", "exact"])
+def test_a_shuffle_takes_lanes_from_vectors_side_by_side(elem):
+    k = Builder("shuffle", lanes=4, elem=elem)
+    x, y = k.buffer("x", size=(16, 0)), k.buffer("y", size=(40, 0), written=True)
+    with k.parallel(1):
+        v = [k.load(x, 4 * n) for n in range(4)]
+        wanted = [(1, [3, 3, 0, 1]), (2, [7, 0, 4, 2]), (3, [11, 1, 6, 9]), (4, [15, 14, 2, 5]), (2, [0, 1, 2, 3, 4, 5, 6, 7]), (1, [2, 2, 3, 3, 0, 0, 1, 1])]
+        for n, (count, lanes) in enumerate(wanted):
+            k.store(y, 4 * n if n < 5 else 24, k.shuffle(v[:count], lanes))
+        k.store(y, 32, k.shuffle(v[1:2], [2]))
+        assert k.shuffle(v[:1], range(4)) is v[0]
+    kernel = k.finish()
+    arrays = {"x": np.arange(16).astype(DTYPES[elem]), "y": np.zeros(40, DTYPES[elem])}
+    for where in RUNNABLE:
+        agree(kernel, arrays, 1, 1, where)
+    run(kernel, arrays, 1, 0, 1)
+    assert arrays["y"][:33].tolist() == [3, 3, 0, 1, 7, 0, 4, 2, 11, 1, 6, 9, 15, 14, 2, 5, 0, 1, 2, 3, 4, 5, 6, 7, 2, 2, 3, 3, 0, 0, 1, 1, 6]
+    assert "lanes 3 3 0 1 of (x.1)" in text(kernel)
 
 
 def test_nan_goes_through_max_and_min_from_either_side():

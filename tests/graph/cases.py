@@ -76,6 +76,17 @@ POOLS = [
 POOLS += [pool(op, 2, (6, 7), k, s, p) for op in ("max_pool", "avg_pool") for k, s, p in ((2, 2, 0), (3, 2, 1), (2, 3, 1), (3, 1, 1))]
 POOLS += [pool(op, 3, (4, 5, 3), k, s, p) for op in ("max_pool", "avg_pool") for k, s, p in ((2, 2, 0), (3, 2, 1))]
 
+
+
+def unpool(k: int, s: int) -> Case:
+    """Values put where a pooling of a 6×7 plane with these windows took its maxima from."""
+    places = dsl.max_pool2d(dsl.constant(distinct((2, 2, 6, 7), 25), dtype="float64"), k, s, 1, return_indices=True)[1]
+    shape = tuple(e for e in places.shape if isinstance(e, int))
+    return Case(
+        "max_unpool_last" if k > s else "max_unpool", lambda x: dsl.max_unpool2d(x, places, k, s, 1, (6, 7)), (integers(shape, 26),), 1,
+    )  # fmt: skip
+
+
 A34, B34, ROW, COLUMN = distinct((3, 4), 5), positive((3, 4), 6), distinct((4,), 7), distinct((3, 1), 8)
 
 POINTS = [
@@ -172,6 +183,8 @@ LOSSES = [
     Case("nll_mean", lambda x: dsl.cross_entropy(x, labels(3, 4)), (A34,), None, "cross_entropy"),
     Case("nll", lambda x: dsl.nll_loss(x, LABELS, reduction="none"), (integers((2, 4, 3, 2), 16),), 1),
     Case("smooth", lambda x: dsl.cross_entropy(x, LABELS, None, -1, "mean", 0.1), (IMAGE,)),
+    Case("weigh", lambda x, w: dsl.cross_entropy(x, LABELS, w, 1, "sum", 0.1), (IMAGE, CHANNELS)),
+    Case("labels_weighted", lambda x, w: dsl.nll_loss(x, LABELS, w, -1), (IMAGE, CHANNELS)),
     Case("soft_labels", lambda x, t: dsl.cross_entropy(x, t, label_smoothing=0.1), (A34, SHARES)),
     Case("mse", dsl.mse_loss, (integers((3, 4), 17) * 12, integers((3, 4), 18) * 12)),
     Case("l1", dsl.l1_loss, (A34, B34)),
@@ -201,6 +214,8 @@ MOVES = [
     Case("channel_shuffle", lambda x: dsl.channel_shuffle(x, 2), (SHORT,), 1),
     Case("unfold", lambda x: dsl.unfold(x, (2, 3), (1, 2), (1, 0), (2, 1)), (PICTURE,), 1),
     Case("unfold", lambda x: dsl.fold(x, (4, 5), (2, 2), 1, 1, (2, 1)), (integers((2, 8, 18), 24),), 1, "fold"),
+    unpool(2, 2),
+    unpool(3, 2),
     Case("embedding", lambda w: dsl.embedding(INDICES, w), (TABLE,), 1),
     Case("embedding_padded", lambda w: dsl.embedding(INDICES, w), (TABLE,), 1),
 ]

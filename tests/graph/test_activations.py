@@ -12,6 +12,7 @@ import pytest
 import faltung as ft
 from faltung import nn
 from faltung.graph.evaluate import EXACT, evaluate
+from faltung.graph.expr import apply, const
 from faltung.graph.functions import BITS, TABLE, mixed
 from faltung.graph.grad import grad
 
@@ -126,6 +127,18 @@ def test_dropout_of_channels() -> None:
     kept = evaluate(nn.Dropout2d(0.5)(x), {x: np.ones((8, 16, 3, 3))}) > 0
     assert (kept.all((2, 3)) | ~kept.any((2, 3))).all()
     assert 0 < kept.mean() < 1
+
+
+def test_products_of_long_decimals_come_to_an_end() -> None:
+    """selu of selu multiplies constants that no short decimal writes: they stay products, exact ones."""
+    a, b, c = (const(v) for v in (1.6732632423543773, 1.0507009873554805, 1.7580993408473766))
+    x = ft.input("x", (3,), "float64")
+    first = grad(ft.selu(ft.selu(-x)).sum(), x)
+    assert len({apply("mul", apply("mul", a, b), c), apply("mul", a, apply("mul", b, c))}) == 1
+    values = np.array([0.5, -0.25, 2.0])
+    step = 1e-6
+    measured = [evaluate(ft.selu(ft.selu(-x)), {x: values + sign * step}) for sign in (1, -1)]
+    np.testing.assert_allclose(ft.compile(first)(values), (measured[0] - measured[1]) / (2 * step), rtol=1e-7)
 
 
 def test_dropout_layers_choose_for_themselves_and_repeatably() -> None:

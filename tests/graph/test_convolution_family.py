@@ -16,9 +16,9 @@ from faltung.graph.dsl.convolution import sides
 from faltung.graph.errors import EquationError, FaltungError, ShapeError, UnsupportedOp
 from faltung.graph.evaluate import EXACT, evaluate
 from faltung.graph.grad import grad
+from faltung.graph.naming import name
 from faltung.graph.ops import REGISTRY, apply
 from faltung.graph.parse import parse
-from faltung.graph.recognise import name
 from faltung.graph.tensor import Tensor, topological
 from faltung.nn.linear import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from faltung.nn.module import Module
@@ -353,7 +353,8 @@ def test_every_row_of_the_two_tables_is_here_or_among_the_general_cases() -> Non
     from faltung.graph.ops.linear import ROWS as LINEAR
     from faltung.graph.ops.pooling import ROWS as POOLING
 
-    assert {r.name for r in (*LINEAR, *POOLING)} <= {c.op for c in FAMILY} | {"linear", "matmul", "avg_pool"}
+    general = {"linear", "matmul", "avg_pool", "max_position", "element", "max_unpool", "max_unpool_last"}
+    assert {r.name for r in (*LINEAR, *POOLING)} <= {c.op for c in FAMILY} | general
 
 
 def test_a_tie_in_an_adaptive_window_goes_to_its_first_position() -> None:

@@ -74,7 +74,7 @@ def test_a_strided_gradient_costs_the_same_before_and_after_it_is_split(stride: 
     x, k = image(2, 3, extent, extent), image(4, 3, kernel, kernel, name="k")
     y = dsl.conv2d(x, k, stride=stride)
     whole = grad(y, x, image(*(e for e in y.shape if isinstance(e, int)), name="y"))
-    (split,) = SPLIT.run([whole])
+    (split,) = SPLIT.run([whole], ())
     assert len(whole.equations) < len(split.equations)
     products = sum(of(t).flops for t in topological([split]) if not t.is_leaf)
     assert sum(of(t).flops for t in topological([whole]) if not t.is_leaf) == products

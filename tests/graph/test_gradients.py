@@ -20,6 +20,8 @@ WITHOUT_DERIVATIVE = {
     "an indicator is a whole number": "one_hot",
     "so is a number of labels": "labels",
     "and a number of steps": "count",
+    "and the place of a window's maximum": "max_position",
+    "and the number of that element": "element",
 }
 
 

@@ -90,37 +90,52 @@ LABELS = np.arange(12).reshape(3, 2, 2) * 5 % 4
 LABELS[0, 0, 1] = LABELS[2, 1, 0] = -100
 
 
-def cross_entropy(x: Array, t: Array, ignored: int, smoothing: float) -> tuple[Array, Array]:
-    """The loss of each label, in loops, and which labels count."""
-    loss, counts = np.zeros(t.shape), t != ignored
+WEIGHTS = np.array([0.5, 2.0, 1.0, 3.0])
+
+
+def cross_entropy(x: Array, t: Array, ignored: int, smoothing: float, weights: Array) -> tuple[Array, Array]:
+    """The loss of each label, in loops, and how much each counts in a mean."""
+    loss, counts = np.zeros(t.shape), np.zeros(t.shape)
     for at in np.ndindex(t.shape):
         row = x[(at[0], slice(None), *at[1:])]
-        log_p = row - np.log(np.exp(row).sum())
-        if counts[at]:
-            hit = log_p[t[at]] if 0 <= t[at] < len(row) else 0
-            loss[at] = -(1 - smoothing) * hit - smoothing * log_p.mean()
+        log_p = weights * (row - np.log(np.exp(row).sum()))
+        if t[at] != ignored:
+            loss[at] = -(1 - smoothing) * log_p[t[at]] - smoothing * log_p.mean()
+            counts[at] = weights[t[at]]
     return loss, counts
 
 
+@pytest.mark.parametrize("weights", (None, WEIGHTS), ids=("even", "weighted"))
 @pytest.mark.parametrize("smoothing", (0.0, 0.2))
 @pytest.mark.parametrize("ignored", (-100, 1))
 @pytest.mark.parametrize("reduction", REDUCE)
-def test_cross_entropy(reduction: str, ignored: int, smoothing: float) -> None:
+def test_cross_entropy(reduction: str, ignored: int, smoothing: float, weights: Array | None) -> None:
     labels = np.where(LABELS < 0, 1, LABELS) if ignored == 1 else LABELS
     x, t = ft.input("x", (None, 4, 2, 2), "float64"), ft.input("t", (None, 2, 2), "int64")
-    each, counts = cross_entropy(LOGITS, labels, ignored, smoothing)
+    each, counts = cross_entropy(LOGITS, labels, ignored, smoothing, np.ones(4) if weights is None else weights)
     expected = each.sum() / counts.sum() if reduction == "mean" else REDUCE[reduction](each)
-    found = value(ft.cross_entropy(x, t, None, ignored, reduction, smoothing), LOGITS, labels)
+    found = value(ft.cross_entropy(x, t, weights, ignored, reduction, smoothing), LOGITS, labels)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     if not smoothing:
-        np.testing.assert_allclose(value(ft.nll_loss(ft.log_softmax(x, 1), t, None, ignored, reduction), LOGITS, labels), expected, rtol=1e-12)
+        np.testing.assert_allclose(value(ft.nll_loss(ft.log_softmax(x, 1), t, weights, ignored, reduction), LOGITS, labels), expected, rtol=1e-12)
 
 
-def test_cross_entropy_with_probabilities() -> None:
+@pytest.mark.parametrize("weights", (None, WEIGHTS), ids=("even", "weighted"))
+def test_cross_entropy_with_probabilities(weights: Array | None) -> None:
+    """On probabilities of one class each it is that of labels, but the mean does not divide by weights."""
     x, t = ft.input("x", (None, 4, 2, 2), "float64"), ft.input("t", (None, 4, 2, 2), "float64")
     one_hot = np.moveaxis(np.eye(4)[np.where(LABELS < 0, 0, LABELS)], -1, 1)
-    each, _ = cross_entropy(LOGITS, np.where(LABELS < 0, 0, LABELS), -100, 0.1)
-    np.testing.assert_allclose(value(ft.cross_entropy(x, t, label_smoothing=0.1), LOGITS, one_hot), each.mean(), rtol=1e-12)
+    each, _ = cross_entropy(LOGITS, np.where(LABELS < 0, 0, LABELS), -100, 0.1, np.ones(4) if weights is None else weights)
+    np.testing.assert_allclose(value(ft.cross_entropy(x, t, weights, label_smoothing=0.1), LOGITS, one_hot), each.mean(), rtol=1e-12)
+
+
+def test_a_label_that_is_no_class_adds_nothing() -> None:
+    x, t = ft.input("x", (None, 4), "float64"), ft.input("t", (None,), "int64")
+    labels, logits = np.array([1, 4, -1, 2**40]), LOGITS[:, :, 0, 0][[0, 1, 2, 0]]
+    each = value(ft.cross_entropy(x, t, reduction="none"), logits, labels)
+    assert each[0] > 0 and not each[1:].any()
+    assert value(ft.cross_entropy(x, t), logits, labels) == each[0] / 4
+    assert value(ft.cross_entropy(x, t, WEIGHTS), logits, labels) == value(ft.cross_entropy(x, t, WEIGHTS), logits[:1], labels[:1])
 
 
 def test_ignored_labels_have_no_gradient() -> None:
@@ -135,6 +150,9 @@ def test_layers_are_their_functions() -> None:
     x, t = pair()
     labels = ft.input("n", (None,), "int64")
     assert nn.CrossEntropyLoss(label_smoothing=0.1)(x, labels) is ft.cross_entropy(x, labels, label_smoothing=0.1)
+    w = ft.constant(np.ones(5), dtype="float64")
+    assert nn.CrossEntropyLoss(w)(x, labels) is ft.cross_entropy(x, labels, w)
+    assert nn.NLLLoss(w, 2)(x, labels) is ft.nll_loss(x, labels, w, 2)
     assert nn.NLLLoss(reduction="sum")(x, labels) is ft.nll_loss(x, labels, reduction="sum")
     assert nn.MSELoss()(x, t) is ft.mse_loss(x, t) and nn.L1Loss("sum")(x, t) is ft.l1_loss(x, t, "sum")
     assert nn.HuberLoss(delta=2)(x, t) is ft.huber_loss(x, t, delta=2)
@@ -153,7 +171,7 @@ def test_layers_are_their_functions() -> None:
         (lambda x, t: ft.nll_loss(x, t), ft.ShapeError, r"\(N, K\) and target \(N\)"),
         (lambda x, t: ft.nll_loss(x, t.sum(1)), ft.DTypeError, "labels are integers"),
         (lambda x, t: ft.cross_entropy(x, t, label_smoothing=2), ft.UnsupportedOp, "label_smoothing=2 is a share"),
-        (lambda x, t: ft.cross_entropy(x, t, np.ones(5)), ft.UnsupportedOp, "weight is not supported"),
+        (lambda x, t: ft.cross_entropy(x, t, np.ones(4)), ft.ShapeError, "one number for each of the 5 classes"),
         (lambda x, t: nn.MSELoss("median"), ft.UnsupportedOp, "MSELoss: reduction='median'"),
     ],
 )

@@ -106,7 +106,7 @@ def test_a_read_inside_and_outside_of_a_sum_counts_in_both_places() -> None:
 def test_layers_have_pytorchs_keys() -> None:
     net = nn.Sequential({"conv": nn.Conv2d(1, 2, 3), "norm": nn.BatchNorm2d(2), "drop": nn.Dropout()})
     own = ["norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "norm.num_batches_tracked"]
-    assert list(net.state_dict()) == ["conv.weight", "conv.bias", *own]
+    assert list(net.state_dict()) == ["conv.weight", "conv.bias", *own, "drop._step"], "what PyTorch lacks starts with _"
     assert [name for name, _ in net.named_buffers()] == [*own[2:], "drop._step"]
     assert [t.name for t in net.buffers()] == [name for name, _ in net.named_buffers()]
     assert {n for n, _ in net.named_parameters()} == {"conv.weight", "conv.bias", *own[:2]}

@@ -105,6 +105,7 @@ def test_text_is_its_own_print(text: str) -> None:
 
 
 @given(st.fractions(max_denominator=50) | st.integers() | st.floats(-1e300, 1e300))
+@example(2**53 + 1)
 @settings(max_examples=150, deadline=None)
 def test_numbers_keep_their_value(value: Fraction | int | float) -> None:
     """A number given as an attribute is the number that is printed: exact ones exactly, floats as Python writes them."""

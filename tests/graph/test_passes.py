@@ -17,8 +17,9 @@ from faltung.graph.expr import Access, Apply, Inside, Value, rewrite, walk
 from faltung.graph.fuse import fuse
 from faltung.graph.grad import grad
 from faltung.graph.index import Affine, Batch
+from faltung.graph.naming import name
 from faltung.graph.pipeline import PASSES, Outputs, Pass, optimise
-from faltung.graph.recognise import contraction, name
+from faltung.graph.recognise import contraction
 from faltung.graph.rewrite import rebuild
 from faltung.graph.tensor import Tensor, computed, topological
 from tests.check import assert_same, hits

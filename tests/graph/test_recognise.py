@@ -7,10 +7,10 @@ import pytest
 from faltung.graph import dsl
 from faltung.graph.equation import Equation
 from faltung.graph.grad import grad
+from faltung.graph.naming import name
 from faltung.graph.parse import parse
 from faltung.graph.pipeline import optimise
-from faltung.graph.recognise import Contraction, contraction, name
-from faltung.graph.show import bar
+from faltung.graph.recognise import Contraction, contraction
 from faltung.graph.tensor import topological
 
 
@@ -19,36 +19,6 @@ def conv(s: int = 1, p: int = 1, d: int = 1) -> tuple[Equation, Equation, Equati
     y = dsl.conv2d(x, k, stride=s, padding=p, dilation=d)
     gx, gk = grad(y, [x, k], dsl.input("c", y.shape))
     return y.equation, gx.equation, gk.equation
-
-
-# what is called                                    how
-NAMES = [
-    ("2-D convolution",                              conv()[0]),
-    ("2-D convolution, stride 2",                    conv(2)[0]),
-    ("2-D convolution, dilation 2",                  conv(1, 1, 2)[0]),
-    ("2-D convolution with the flipped kernel",      conv()[1]),
-    ("2-D transposed convolution, stride 2",         conv(2)[1]),
-    (f"2-D correlation of X with {bar('Y')} over the batch", conv()[2]),
-    (f"2-D correlation of X with 2-dilated {bar('Y')} over the batch", conv(2)[2]),
-    ("matrix product",                               parse("Y[i,j] = sum(k: A[i,k] * B[k,j])", [(2, 3), (3, 4)])),
-    ("max pooling, stride 2",                        parse("Y[i] = max(p<2: X[2*i+p])", [(6,)])),
-    ("window sum (average pooling), stride 2",       parse("Y[i] = sum(p<2: X[2*i+p]) / 2", [(6,)])),
-    ("maximum",                                      parse("Y[i] = max(p: X[i,p])", [(6, 2)])),
-    ("position of the maximum",                      parse("Y[i] = argmax(p: X[i,p])", [(6, 2)])),
-    ("sum over p",                                   parse("Y[i] = sum(p: X[i,p])", [(6, 2)])),
-    ("elementwise",                                  parse("Y[i] = X[i] + 1", [(6,)])),
-    ("copy",                                         parse("Y[j,i] = X[i,j]", [(6, 2)])),
-    ("view",                                         parse("Y[2*i+j] = X[i,j]", [(6, 2)])),
-    ("constant",                                     parse("Y[i<3] = 1", [])),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("called", "eq"), NAMES, ids=[n for n, _ in NAMES])
-def test_names(called: str, eq: Equation) -> None:
-    assert name(eq) == called
-    letters = {i: f"z{n}" for n, i in enumerate(eq.extent)}
-    renamed = eq.renamed(letters)
-    assert name(renamed).replace("z1", "p") == called, "a name must not depend on the letters"
 
 
 def roles(eq: Equation) -> Contraction:

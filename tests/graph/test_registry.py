@@ -34,7 +34,7 @@ def test_a_row_is_text(op: Op) -> None:
 @pytest.mark.parametrize("op", list(REGISTRY.values()), ids=list(REGISTRY))
 def test_a_row_reads_its_operands_and_what_it_defines(op: Op) -> None:
     known = set(op.operands)
-    words = {"all": "i,j", "kept": "i", "over": "j", "to": "j,i", "pre": "", "post": ""}
+    words = {"all": "i,j", "kept": "i", "over": "j", "to": "j,i", "pre": "", "post": "", "position": "j", "element": "j"}
     for text in op.equations:
         read = operand_names(text.format(**words) if "{" in text else text)
         assert set(read) <= known

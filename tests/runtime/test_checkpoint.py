@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import faltung as ft
+from faltung import nn
 from faltung.graph.errors import CheckpointError, DataError
 from faltung.runtime import checkpoint as files
-from faltung.runtime.data import batches, labelled, shifts
+from faltung.runtime.augment import shifts
+from faltung.runtime.compile import Step
 from faltung.runtime.train import Diverged, History, Record, accuracy, fit, one_cycle
 
 STATE = {
@@ -89,16 +93,12 @@ def same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
 
 def test_every_bit_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    generator = np.random.default_rng(1)
-    generator.random(5)
-    progress = {"generator": files.generator_state(generator), "text": "K̄"}
+    progress = {"run": {"seed": 4}, "text": "K̄"}
     files.save(path, files.Checkpoint(STATE, {"0.weight": np.ones(3)}, progress))
     back = files.load(path)
     assert same(back.weights, STATE)
     assert same(back.optimiser, {"0.weight": np.ones(3)})
-    other = np.random.default_rng(99)
-    files.restore_generator(other, back.progress["generator"])
-    assert (other.random(8) == generator.random(8)).all()
+    assert back.progress == progress
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
@@ -126,6 +126,65 @@ def test_resuming_ends_in_the_same_bits(tmp_path: Path) -> None:
     for field in ("epoch", "loss", "accuracy", "lr"):
         assert resumed.column(field) == history.column(field)
     assert len(train(Logistic(12, 3), 5, checkpoint=path)) == 5  # nothing left to do
+
+
+def dropping() -> tuple[nn.Sequential, Step]:
+    """A network that leaves out elements at two places, and its training step."""
+    net = nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Dropout(0.5), nn.Linear(24, 8), nn.Dropout(0.25), nn.Linear(8, 3))
+    loss = ft.cross_entropy(net(ft.input("x", (None, 12))), ft.input("t", (None,), "int64"))
+    return net, ft.compile_step(loss, net, ft.optim.SGD(0.1, 0.9))
+
+
+def walk(step: Step, count: int) -> list[float]:
+    images, labels = stripes()
+    return [step(images.reshape(len(images), -1), labels) for _ in range(count)]
+
+
+def test_dropout_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """Six steps, and three steps, a file, a network with another seed, and three more: the same bits."""
+    path = tmp_path / "half.safetensors"
+    ft.manual_seed(1)
+    net, step = dropping()
+    walk(step, 3)
+    files.save(path, files.Checkpoint(net.state_dict(), step.state_dict()))
+    rest = walk(step, 3)
+    ft.manual_seed(2)
+    other, again = dropping()
+    saved = files.load(path)
+    files.fit_into(other, saved.weights, "weights")
+    files.fit_into(again, saved.optimiser, "optimiser's values")
+    assert walk(again, 3) == rest and len(set(rest)) == 3
+    assert same(other.state_dict(), net.state_dict()) and same(again.state_dict(), step.state_dict())
+
+
+RESUME = """
+import sys, numpy as np, faltung as ft
+from tests.runtime.test_checkpoint import dropping, walk
+from faltung.runtime import checkpoint as files
+net, step = dropping()
+saved = files.load(sys.argv[1])
+net.load_state_dict(saved.weights), step.load_state_dict(saved.optimiser)
+print([loss.hex() for loss in walk(step, 3)])
+"""
+
+
+def test_dropout_goes_on_in_another_process(tmp_path: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    ft.manual_seed(3)
+    net, step = dropping()
+    walk(step, 3)
+    files.save(path, files.Checkpoint(net.state_dict(), step.state_dict()))
+    done = subprocess.run([sys.executable, "-c", RESUME, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str([loss.hex() for loss in walk(step, 3)])
+
+
+def test_a_file_of_pytorchs_has_no_counters() -> None:
+    net, _ = dropping()
+    theirs = {key: value + 1 for key, value in net.state_dict().items() if not files.may_lack(key)}
+    assert set(net.state_dict()) - set(theirs) == {"2._step", "4._step"}
+    assert net.load_state_dict(theirs) == ([], [])
+    files.fit_into(net, theirs, "weights")
+    assert (net.state_dict()["0.bias"] == theirs["0.bias"]).all()
 
 
 def test_a_run_learns_and_is_measured() -> None:
@@ -195,30 +254,12 @@ def test_a_loss_that_is_not_a_number_ends_the_run() -> None:
         fit(step, (images, labels), 1, 16, progress=False)
 
 
-def test_batches_cover_each_sample_once() -> None:
-    data = labelled(stripes(23))
-    for generator in (None, np.random.default_rng(0)):
-        got = list(batches(data, 5, generator))
-        assert [len(labels) for _, labels in got] == [5, 5, 5, 5, 3]
-        rows = np.concatenate([images for images, _ in got]).reshape(23, -1)
-        assert sorted(rows.tolist()) == sorted(data.images.reshape(23, -1).tolist())
-    assert sum(len(labels) for _, labels in batches(data, 5, drop_last=True)) == 20
+def test_data_that_cannot_be_trained_on() -> None:
+    for options, message in ({"batch_size": 91, "drop_last": True}, "not one whole batch"), ({"batch_size": 0}, "batch_size 0"):
+        with pytest.raises(DataError, match=message):
+            fit(Logistic(12, 3), stripes(), 1, progress=False, **options)
     with pytest.raises(DataError, match="do not pair up"):
-        labelled((np.zeros((3, 1)), np.zeros(4)))
-    with pytest.raises(DataError):
-        list(batches(data, 0))
-    with pytest.raises(DataError, match="not one whole batch"):
-        fit(Logistic(12, 3), data, 1, 24, drop_last=True, progress=False)
-
-
-def test_a_shift_moves_and_fills_with_zeros() -> None:
-    images = np.arange(1, 1 + 2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
-    padded = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)))
-    moved = shifts(1)(images, np.random.default_rng(2))
-    assert moved.shape == images.shape and moved.dtype == images.dtype
-    for sample in range(2):
-        windows = [padded[sample, :, i : i + 4, j : j + 5] for i in range(3) for j in range(3)]
-        assert any((moved[sample] == window).all() for window in windows)
+        fit(Logistic(12, 3), (np.zeros((3, 1)), np.zeros(4)), 1, 2, progress=False)
 
 
 def test_the_schedule_rises_and_falls() -> None:

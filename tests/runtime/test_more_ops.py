@@ -82,6 +82,99 @@ def test_embedding_compiled() -> None:
     assert hot.dtype == np.int64 and (hot == (places[..., None] == np.arange(11))).all()
 
 
+def first_maxima(x: Array, k: int, s: int, p: int, d: int, ceil: bool) -> tuple[Array, Array]:
+    """Maxima over windows of (N, C, …) and their row-major numbers in the plane, in loops."""
+    extents, span = x.shape[2:], d * (k - 1) + 1
+    counts = [-(-(e + 2 * p - span) // s) + 1 if ceil else (e + 2 * p - span) // s + 1 for e in extents]
+    counts = [n - ((n - 1) * s >= e + p) for n, e in zip(counts, extents, strict=True)] if ceil else counts
+    values, places = np.zeros((*x.shape[:2], *counts)), np.zeros((*x.shape[:2], *counts), np.int64)
+    for at in np.ndindex(values.shape):
+        best = -np.inf
+        for tap in np.ndindex((k,) * len(extents)):
+            here = tuple(s * i + d * q - p for i, q in zip(at[2:], tap, strict=True))
+            if all(0 <= h < e for h, e in zip(here, extents, strict=True)) and x[(*at[:2], *here)] > best:
+                best = x[(*at[:2], *here)]
+                values[at], places[at] = best, np.ravel_multi_index(here, extents)
+    return values, places
+
+
+WINDOWS = [(2, 2, 0, 1, False), (3, 2, 1, 1, False), (3, 1, 1, 1, False), (2, 3, 1, 1, True), (2, 2, 0, 1, True), (3, 2, 1, 2, True)]
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize("extents", [(9,), (7, 8), (5, 6, 5)], ids=str)
+def test_where_maxima_are_and_the_way_back(extents: tuple[int, ...], window: tuple[int, int, int, int, bool]) -> None:
+    k, s, p, d, ceil = window
+    rank, array = len(extents), distinct((2, 17, *extents), 3).astype(np.float32)
+    x = ft.input("x", (None, 17, *extents))
+    y, places = getattr(ft, f"max_pool{rank}d")(x, *window, return_indices=True)
+    got, where = ft.compile([y, places])(array)
+    values, expected = first_maxima(array, k, s, p, d, ceil)
+    np.testing.assert_array_equal(got, values)
+    np.testing.assert_array_equal(where, expected)
+    assert where.dtype == np.int64
+    if d == 1:
+        back = ft.compile(getattr(ft, f"max_unpool{rank}d")(y, places, k, s, p, extents))(array)
+        flat = np.zeros((2, 17, int(np.prod(extents))))
+        np.put_along_axis(flat, expected.reshape(2, 17, -1), values.reshape(2, 17, -1), -1)
+        np.testing.assert_array_equal(back, flat.reshape(array.shape))
+
+
+def test_indices_that_name_no_element_of_their_window_have_no_place() -> None:
+    x, at = ft.input("x", (1, 1, 3)), ft.input("at", (1, 1, 3), "int64")
+    model = ft.compile(ft.max_unpool1d(x, at, 2))
+    assert model([[[1, 2, 3]]], np.array([[[1, 0, 4]]]))[0, 0].tolist() == [0, 1, 0, 0, 3, 0]
+    assert not model([[[1, 2, 3]]], np.array([[[-1, 2**40, -(2**63)]]])).any()
+
+
+# ---- rows of tables ----
+
+
+@pytest.mark.parametrize("width", [1, 3, 16, 33])
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_rows_are_looked_up_and_their_gradients_shared_out(width: int, dtype: str) -> None:
+    t, w, c = ft.input("t", (None, 3), dtype), ft.input("w", (200, width)), ft.input("c", (None, 3, width))
+    y = ft.embedding(t, w)
+    model = ft.compile([y, grad(y, w, c), 2 * grad(y, w, c) + w])
+    assert [s.schedule for s in model.program.steps if s.schedule == "scatter"], "not every row looks at every label"
+    far = np.iinfo(dtype)
+    labels = np.random.default_rng(0).integers(-2, 203, (29, 3)).astype(dtype)
+    labels[0] = far.min, far.max, 199
+    table, slope = integers((200, width), 1).astype(np.float32), integers((29, 3, width), 2).astype(np.float32)
+    inside = (labels >= 0) & (labels < 200)
+    rows, given, update = model(labels, table, slope)
+    np.testing.assert_array_equal(rows, np.where(inside[..., None], table[np.where(inside, labels, 0)], 0))
+    expected = np.zeros_like(table)
+    np.add.at(expected, labels[inside], slope[inside])
+    np.testing.assert_array_equal(given, expected)
+    np.testing.assert_array_equal(update, 2 * expected + table)
+
+
+def test_the_gradient_of_a_table_does_not_depend_on_the_number_of_threads() -> None:
+    t, w, c = ft.input("t", (None,), "int64"), ft.parameter(np.zeros((100, 24))), ft.input("c", (None, 24))
+    model = ft.compile(grad(ft.embedding(t, w), w, c))
+    threads = ft.get_num_threads()
+    labels, slope = np.random.default_rng(1).integers(0, 100, 500), np.random.default_rng(2).normal(size=(500, 24))
+    results = []
+    try:
+        for count in (1, 2, 3):
+            ft.set_num_threads(count)
+            results.append(model(labels, slope).tobytes())
+    finally:
+        ft.set_num_threads(threads)
+    assert len(set(results)) == 1
+
+
+def test_a_label_is_looked_up_in_its_row() -> None:
+    """The loss of labels reads one class, whatever their number; a label that is no class gives 0."""
+    x, t = ft.input("x", (None, 1000)), ft.input("t", (None,), "int64")
+    model = ft.compile(ft.nll_loss(x, t, reduction="none"))
+    assert "for k" not in model.loops()
+    scores, labels = integers((7, 1000), 1), np.array([0, 999, 1000, -1, 500, -100, 2**62])
+    inside = (labels >= 0) & (labels < 1000)
+    np.testing.assert_array_equal(model(scores, labels), np.where(inside, -scores[np.arange(7), np.where(inside, labels, 0)], 0))
+
+
 # ---- random bits ----
 
 

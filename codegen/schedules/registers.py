@@ -1,0 +1,211 @@
+"""The register tile of a contraction: accumulators, the reduction in the order of B's memory, what is asked for ahead.
+
+    acc[rows of the tile, blocks of f] = 0, or what is there already
+    for k, in the order of B's memory
+        w[...] = B[f block, k]                        vectors: the lanes are values of f
+        acc[...] += A[row, k] · w[...]                one element of A in all lanes
+    store acc
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from itertools import product
+from math import prod
+
+from faltung.codegen.layout import Layout, Place
+from faltung.codegen.loops import Expr, Int, Reg
+from faltung.codegen.schedules.task import Task
+from faltung.codegen.schedules.tile import Form, block, fixed, step
+from faltung.graph.expr import Access
+from faltung.graph.index import Batch
+
+LINE = 64  # bytes that memory moves at a time
+LATENCY = 1000  # cycles of multiply-adds between asking memory for a line and using it
+
+
+class Tile(ABC):
+    """Writes one tile of the kernel that `k` builds, where the loops stand at given places.
+
+    `ranges` are the bounds of reduced indices that do not run over all of their extent, `walked` those that loops around
+    the tile walk through.
+    """
+
+    def __init__(self, task: Task, form: Form) -> None:
+        self.form, self.seen, self.task = form, form.lanes, task
+        self.eq, self.c, self.lane, self.lanes = task.equation, form.lanes.roles, form.lanes.index, task.lanes
+        self.k, self.memory, self.out = task.open()
+        self.a, self.b = self.memory[self.c.a.slot], self.memory[self.c.b.slot]
+        self.points = [t for _, t in form.tile]
+        self.own: Expr | None = None  # which of the lanes are stored, where not all are
+        self.ranges: dict[str, tuple[Expr, Expr]] = {}
+        self.walked: frozenset[str] = frozenset()
+        self.streams = True  # whether operands come from memory once for each tile
+
+    @abstractmethod
+    def begin(self, places: list[list[dict[str, Place]]]) -> list[list[Reg]]:
+        """The accumulators, for every point and block of lanes."""
+
+    @abstractmethod
+    def end(self, places: list[list[dict[str, Place]]], acc: list[list[Reg]]) -> None:
+        """What becomes of the sums."""
+
+    def tile(self, places: dict[str, Place], sizes: tuple[int, ...]) -> None:
+        """A tile of these sizes."""
+        names = [r for r, _ in self.form.tile]
+        points = list(product(*(range(s) for s in sizes)))
+        steps = [step(self.task, self.c, r) or 0 for r in names]
+        offsets = [sum(d * s for d, s in zip(p, steps, strict=True)) for p in points]
+        at = [[self._point(places, names, p, v) for v in range(self.form.vectors)] for p in points]
+        acc = self.begin(at)
+        self._reduce(places, offsets, acc)
+        self.end(at, acc)
+
+    def _point(self, places: dict[str, Place], names: list[str], p: tuple[int, ...], v: int) -> dict[str, Place]:
+        now = dict(places)
+        for r, d in zip(names, p, strict=True):
+            old = places[r]
+            now[r] = Place.split(old.outer, old.inner + d, old.block) if old.block > 1 else Place(old.value + d)
+        lane = places[self.lane]
+        now[self.lane] = Place.split(lane.outer + v, Int(0), self.lanes)
+        return now
+
+    # ---- the reduction ----
+
+    def _reduce(self, places: dict[str, Place], offsets: list[int], acc: list[list[Reg]]) -> None:
+        order = self._reduction_order()
+
+        def nest(rest: list[str], now: dict[str, Place]) -> None:
+            if not rest:
+                self._steps(now, None, 1, offsets, acc)
+                return
+            i, e = rest[0], self.eq.extent[rest[0]]
+            size = self._reduced_block(i)
+            if size is not None:
+                full, tail = divmod(fixed(e), size)
+                if full:
+                    with self.k.loop(f"{i}_block", 0, full) as outer:
+                        self._ask_for_next_tile(now | dict.fromkeys(rest[1:], Place(Int(0))) | {i: Place.split(outer, Int(0), size)}, offsets)
+                        inner(i, rest[1:], now, lambda v: Place.split(outer, v, size), 0, size)
+                if tail:
+                    inner(i, rest[1:], now, lambda v: Place.split(Int(full), v, size), 0, tail)
+            else:
+                lo, hi = self.ranges.get(i, (0, self.k.N if isinstance(e, Batch) else e))
+                inner(i, rest[1:], now, Place, lo, hi)
+
+        def inner(i: str, rest: list[str], now: dict[str, Place], place: Callable[[Expr], Place], lo: Expr | int, hi: Expr | int) -> None:
+            if rest:
+                with self.k.loop(i, lo, hi) as v:
+                    nest(rest, now | {i: place(v)})
+                return
+            unroll = self.form.unroll
+            if lo == 0 and isinstance(hi, int):
+                if hi <= unroll:
+                    self._steps(now | {i: place(Int(0))}, i, hi, offsets, acc)
+                    return
+                whole = hi // unroll * unroll
+                with self.k.loop(i, 0, whole, unroll) as v:
+                    self._steps(now | {i: place(v)}, i, unroll, offsets, acc)
+                if whole < hi:
+                    self._steps(now | {i: place(Int(whole))}, i, hi - whole, offsets, acc)
+            else:
+                with self.k.loop(i, lo, hi) as v:
+                    self._steps(now | {i: place(v)}, i, 1, offsets, acc)
+
+        nest(order, dict(places))
+
+    def _reduction_order(self) -> list[str]:
+        """Reduced indices in the order of B's memory, so that B streams."""
+        found: dict[str, None] = {}
+        for axis, _ in self.b.layout.order:
+            for n in self.c.b.index[axis].names:
+                found.setdefault(n)
+        return [i for i in found if i in self.c.reduced and i not in self.walked]
+
+    def _reduced_block(self, i: str) -> int | None:
+        return block(((self.c.a.index, self.a.layout), (self.c.b.index, self.b.layout)), i)
+
+    def _steps(self, now: dict[str, Place], i: str | None, count: int, offsets: list[int], acc: list[list[Reg]]) -> None:
+        """`count` values of index `i` from where it stands: loads of B, elements of A, multiply-adds."""
+        k = self.k
+        a0 = k.let(self.a.layout.address(self.c.a.index, now), "a")
+        b0 = k.let(self.b.layout.address(self.c.b.index, now), "b")
+        a_step = self._moves(self.c.a, self.a.layout, i) if i is not None else 0
+        b_step = self._moves(self.c.b, self.b.layout, i) if i is not None else 0
+        v_step = self.b.layout.strides[self.seen.there, 0]
+        own = self.own if self.b.layout.block[self.seen.there] == 1 else None  # the other lanes lie elsewhere, or nowhere
+        for u in range(count):
+            if i is not None:
+                self._ask_for_later_steps(i, a0 + u * a_step, [b0 + (u * b_step + v * v_step) for v in range(self.form.vectors)])
+            w = [k.load(self.b.buffer, b0 + (u * b_step + v * v_step), self.lanes, own, name="w") for v in range(self.form.vectors)]
+            for n, offset in enumerate(offsets):
+                x = k.splat(k.peek(self.a.buffer, a0 + (u * a_step + offset), 1), self.lanes)
+                if self.form.vectors > 1:
+                    x = k.let(x, "x")
+                for v in range(self.form.vectors):
+                    k.set(acc[n][v], k.fma(x, w[v], acc[n][v]))
+
+    # ---- what will be read soon ----
+    # Hardware prefetchers follow lines that are near each other. These follow what the loops know; an address behind the
+    # end of an operand, or one that the end of a row makes wrong, costs a little bandwidth and nothing else.
+
+    @property
+    def _b_stays(self) -> bool:
+        """Whether all of B stays in the second level of cache: weights that are not too many."""
+        constant, per_image = self.b.layout.size
+        return not per_image and constant * self.task.bytes <= self.task.target.l2 // 2
+
+    def _ask_for_next_tile(self, places: Mapping[str, Place], offsets: list[int]) -> None:
+        """Ask for the lines of A that the next tile reads at this block of a reduced index.
+
+        Blocks of channels are a whole map apart, and out-of-order execution sees less than one of them ahead.
+        """
+        ahead = self._to_next_tile()
+        if self.streams and ahead is not None:
+            at = self.k.let(self.a.layout.address(self.c.a.index, places) + ahead, "ahead")
+            line = LINE // self.task.bytes
+            for offset in sorted({o // line * line for o in offsets}):
+                self.k.prefetch(self.a.buffer, at + offset)
+
+    def _to_next_tile(self) -> int | None:
+        """The step in A from one tile to the next, along the innermost row index that has several tiles."""
+        tile = dict(self.form.tile)
+        order = [n for axis, _ in self.task.result.order for n, _ in sorted(self.eq.lhs[axis].terms, key=lambda t: -t[1])]
+        rows = [i for i in order if i in self.c.rows and not isinstance(self.eq.extent[i], Batch)]
+        rows.reverse()
+        for i in sorted(rows, key=lambda i: i not in tile):
+            if fixed(self.eq.extent[i]) > tile.get(i, 1):
+                moved = step(self.task, self.c, i)
+                return None if moved is None else moved * tile.get(i, 1)
+        return None
+
+    def _ask_for_later_steps(self, i: str, a: Expr, b: list[Expr]) -> None:
+        """Ask for what is read LATENCY cycles later, where an operand streams through the innermost reduced index.
+
+        Weights stream when they do not stay in cache: each is used for few rows only. A streams in the gradient by
+        the weights, a line for each step; its rows are followed by stepping along the reduced index outside `i`.
+        """
+        steps = -(-2 * LATENCY // (prod(self.points) * self.form.vectors))
+        if not self.b.layout.size[1]:
+            if not self._b_stays:
+                for address in b:
+                    self.k.prefetch(self.b.buffer, address + steps * self._moves(self.c.b, self.b.layout, i))
+            return
+        order = self._reduction_order()
+        outer = order[order.index(i) - 1] if order.index(i) else i
+        sizes = [self.eq.extent[n] for n in (i, outer)]
+        if outer == i or any(isinstance(e, Batch) for e in sizes) or self._reduced_block(outer) is not None:
+            return
+        if self._moves(self.c.a, self.a.layout, i) * self.task.bytes >= LINE:
+            ahead = -(-steps // fixed(sizes[0])) * self._moves(self.c.a, self.a.layout, outer)
+            self.k.prefetch(self.a.buffer, a + ahead)
+
+    def _moves(self, access: Access, layout: Layout, i: str) -> int:
+        """Address step for one step of reduced index `i` (inside its block)."""
+        total = 0
+        for axis, form in enumerate(access.index):
+            c = form.coefficient(i)
+            if c:
+                total += layout.strides[axis, 1] if layout.block[axis] > 1 else c * layout.strides[axis, 0]
+        return total

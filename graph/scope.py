@@ -1,0 +1,33 @@
+"""The operands of an equation that is being built: adding a tensor gives its slot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+
+from faltung.graph.equation import Equation
+from faltung.graph.expr import Expr, reslot
+from faltung.graph.tensor import Tensor
+
+
+class Scope:
+    """Tensors and the names under which they are read, by slot."""
+
+    def __init__(self, tensors: Sequence[Tensor] = (), names: Sequence[str] = ()) -> None:
+        self.tensors, self.names = list(tensors), list(names)
+        self.names += [f"X{n}" for n in range(len(self.names), len(self.tensors))]
+
+    def slot(self, tensor: Tensor, name: str) -> int:
+        """The slot of a tensor; one that is new is added under this name, numbered where another has it."""
+        for n, t in enumerate(self.tensors):
+            if t is tensor:
+                return n
+        self.tensors.append(tensor)
+        taken = set(self.names)
+        self.names.append(name if name not in taken else next(other for k in count(2) if (other := f"{name}{k}") not in taken))
+        return len(self.tensors) - 1
+
+    def numbered(self, expr: Expr, eq: Equation, operands: Sequence[Tensor]) -> Expr:
+        """An expression of `eq` over its operands, with their slots here."""
+        names = (*eq.operands, *(f"X{n}" for n in range(len(eq.operands), len(operands))))
+        return reslot(expr, {n: self.slot(o, names[n]) for n, o in enumerate(operands)})
