@@ -68,6 +68,9 @@ from faltung.graph.dsl import (
     max_pool1d,
     max_pool2d,
     max_pool3d,
+    max_unpool1d,
+    max_unpool2d,
+    max_unpool3d,
     maximum,
     mean,
     min,
@@ -116,8 +119,10 @@ from faltung.graph.tensor import Tensor
 from faltung.init import manual_seed
 
 if TYPE_CHECKING:
-    from faltung import datasets, nn as nn, optim as optim
-    from faltung.graph.grad import grad as grad
+    from faltung import datasets, nn as nn, optim as optim, saliency, weights, zoo
+    from faltung.graph.forward import hvp, jvp
+    from faltung.graph.grad import grad as grad, vjp
+    from faltung.graph.winograd import winograd
     from faltung.runtime.compile import compile, compile_step
     from faltung.runtime.threads import set_threads as set_num_threads, threads as get_num_threads
     from faltung.runtime.train import fit
@@ -134,9 +139,16 @@ _LATE = {
     "get_num_threads": ("faltung.runtime.threads", "threads"),
     "datasets":        ("faltung.datasets", ""),
     "grad":            ("faltung.graph.grad", "grad"),
+    "hvp":             ("faltung.graph.forward", "hvp"),
+    "jvp":             ("faltung.graph.forward", "jvp"),
     "nn":              ("faltung.nn", ""),
     "optim":           ("faltung.optim", ""),
+    "saliency":        ("faltung.saliency", ""),
     "verify":          ("faltung.runtime.verify", "verify"),
+    "vjp":             ("faltung.graph.grad", "vjp"),
+    "weights":         ("faltung.weights", ""),
+    "winograd":        ("faltung.graph.winograd", "winograd"),
+    "zoo":             ("faltung.zoo", ""),
 }  # fmt: skip
 
 __all__ = [
@@ -147,13 +159,14 @@ __all__ = [
     "binary_cross_entropy_with_logits", "cat", "celu", "channel_shuffle", "compile", "compile_step", "constant",
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "cross_entropy",
     "datasets", "define", "dropout", "elu", "embedding", "erf", "exp", "fit", "flatten", "flip", "fold", "gelu",
-    "get_num_threads", "grad", "group_norm", "hardsigmoid", "hardswish", "hardtanh", "huber_loss", "input",
-    "instance_norm", "interpolate", "l1_loss", "layer_norm", "leaky_relu", "linear", "local_response_norm", "log",
+    "get_num_threads", "grad", "group_norm", "hardsigmoid", "hardswish", "hardtanh", "huber_loss", "hvp", "input",
+    "instance_norm", "interpolate", "jvp", "l1_loss", "layer_norm", "leaky_relu", "linear", "local_response_norm", "log",
     "log_softmax", "logsigmoid", "lp_pool1d", "lp_pool2d", "lp_pool3d", "manual_seed", "matmul", "max",
-    "max_pool1d", "max_pool2d", "max_pool3d", "maximum", "mean", "min", "minimum", "mish", "mse_loss", "nll_loss",
+    "max_pool1d", "max_pool2d", "max_pool3d", "max_unpool1d", "max_unpool2d", "max_unpool3d", "maximum", "mean", "min", "minimum", "mish", "mse_loss", "nll_loss",
     "nn", "one_hot", "optim", "pad", "parameter", "pixel_shuffle", "pixel_unshuffle", "prelu", "relu", "relu6",
-    "reshape", "selu", "set_num_threads", "sigmoid", "silu", "smooth_l1_loss", "softmax", "softplus", "softsign",
-    "sqrt", "squeeze", "stack", "sum", "tanh", "transpose", "unflatten", "unfold", "unsqueeze", "verify",
+    "reshape", "saliency", "selu", "set_num_threads", "sigmoid", "silu", "smooth_l1_loss", "softmax", "softplus",
+    "softsign", "sqrt", "squeeze", "stack", "sum", "tanh", "transpose", "unflatten", "unfold", "unsqueeze", "verify", "vjp",
+    "weights", "winograd", "zoo",
 ]  # fmt: skip
 
 

@@ -34,10 +34,10 @@ class _Report:
 
     def add(self, role: str, name: str, tensor: Any) -> None:
         """One tensor: its name, shape and what it is recognised as on a line, its equations below."""
-        from faltung.graph import recognise
+        from faltung.graph import naming
 
         shape = _shape(tensor.shape)
-        kinds = [recognise.name(eq) for eq in tensor.equations]
+        kinds = [naming.name(eq, [t.shape for t in tensor.operands]) for eq in tensor.equations]
         texts = [eq.latex() if self.style.latex else str(eq) for eq in tensor.equations]
         self.lines.append(f"{name}  {shape}  {tensor.dtype}  {kinds[0] if kinds else tensor.kind}")
         self.lines += [f"    {text}" for text in texts]

@@ -6,30 +6,67 @@ that no window system and no global state is touched.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from faltung.graph.errors import DataError, FaltungError
+from faltung.graph.errors import DataError, FaltungError, ShapeError
 from faltung.runtime.train import History
+
+if TYPE_CHECKING:
+    from faltung.landscape import Surface
 
 Array = np.ndarray
 
 INK, QUIET, RULE = "#1f2430", "#6b7280", "#e3e5ea"
 TRAINED, HELD_OUT = "#2f6db5", "#d9622b"
-SIGNED, STRENGTH, PAPER = "RdBu_r", "magma", "gray_r"
+SIGNED, STRENGTH, PAPER, HEAT = "RdBu_r", "magma", "gray_r", "turbo"
 DOTS_PER_INCH = 150
 
 
 def training_curve(history: History, path: str | Path) -> Path:
     """Loss and accuracy over the epochs, trained on and held out."""
+    figure = _figure(9.0, 3.6)
+    _curves(figure, history)
+    return _save(figure, path)
+
+
+def classified(
+    history: History, images: Array, labels: Array, scores: Array, classes: Sequence[str], path: str | Path, each: int = 10
+) -> Path:  # fmt: skip
+    """The training curve, below it the first pictures and what they were read as, and the surest mistakes among all.
+
+    `images` (n, 1, height, width), `labels` (n,) numbers of names in `classes`, `scores` (n, classes) before softmax.
+    """
+    shares, read, wrong = _readings(labels, scores)
+    figure = _figure(9.0, 7.2)
+    above, below = figure.subfigures(2, 1, height_ratios=[1, 1])
+    _curves(above, history)
+    lines = below.subfigures(2, 1)
+    titles = (f"The first of {len(labels):,} held-out pictures", f"{len(wrong):,} are misread; the surest mistakes")
+    for line, title, rows in zip(lines, titles, (np.arange(len(labels))[:each], wrong[:each]), strict=True):
+        _heading(line, title, "as which class, and how surely" if len(rows) else "nothing to show")
+        for place, axes in enumerate(line.subplots(1, each)):
+            if place >= len(rows):
+                axes.axis("off")
+                continue
+            row = int(rows[place])
+            axes.imshow(images[row, 0], cmap=PAPER, vmin=0, vmax=1)
+            name = classes[read[row]]
+            _bare(axes, name if read[row] == labels[row] else f"is {classes[labels[row]]},\nread {name}")
+            axes.set_xlabel(f"{100 * shares[row, read[row]]:.0f} %", fontsize=7, color=QUIET, labelpad=3)
+    return _save(figure, path)
+
+
+def _curves(figure: Any, history: History) -> None:
     if not len(history):
         raise DataError("a training curve needs at least 1 epoch, this history has 0")
-    figure = _figure(9.0, 3.6)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     epochs = history.column("epoch")
-    loss_axes.plot(epochs, history.column("loss"), color=TRAINED, linewidth=2)
+    mark = "o" if len(epochs) == 1 else None  # a line needs two points
+    loss_axes.plot(epochs, history.column("loss"), color=TRAINED, linewidth=2, marker=mark)
     loss_axes.set_yscale("log")
     _frame(loss_axes, "Loss", f"training, cross entropy; ends at {history[-1].loss:.3g}")
 
@@ -37,15 +74,14 @@ def training_curve(history: History, path: str | Path) -> Path:
     for name, label, color in [("accuracy", "trained on", TRAINED), ("val_accuracy", "held out", HELD_OUT)]:
         values = [np.nan if value is None else 100 * value for value in history.column(name)]
         if np.isfinite(values).any():
-            accuracy_axes.plot(epochs, values, color=color, linewidth=2, label=label)
+            accuracy_axes.plot(epochs, values, color=color, linewidth=2, marker=mark, label=label)
             title.append(f"{values[-1]:.1f} % {label}")
     if title:
-        accuracy_axes.legend(frameon=False, loc="lower right", labelcolor=INK)
+        accuracy_axes.legend(frameon=False, loc="lower right", labelcolor=INK, fontsize=8)
     _frame(accuracy_axes, "Accuracy, %", "; ".join(title))
     for axes in (loss_axes, accuracy_axes):
-        axes.set_xlabel("epoch", color=QUIET)
+        axes.set_xlabel("epoch", color=QUIET, fontsize=8)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    return _save(figure, path)
 
 
 def filters(weights: Array, path: str | Path) -> Path:
@@ -92,11 +128,7 @@ def mistakes(images: Array, labels: Array, scores: Array, path: str | Path, most
 
     `images` (n, 1, height, width), `labels` (n,), `scores` (n, classes) before softmax.
     """
-    shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
-    read = shares.argmax(axis=1)
-    wrong = np.flatnonzero(read != labels)
-    wrong = wrong[np.argsort(-shares[wrong, read[wrong]], kind="stable")]
+    shares, read, wrong = _readings(labels, scores)
     shown = wrong[:most]
     rows, columns = _grid_shape(max(len(shown), 1), 8)
     figure = _figure(max(1.15 * columns + 0.3, 5.0), 1.42 * rows + 0.7)
@@ -111,6 +143,94 @@ def mistakes(images: Array, labels: Array, scores: Array, path: str | Path, most
         _bare(axes, f"{labels[row]} read as {read[row]}")
         axes.set_xlabel(f"{100 * shares[row, read[row]]:.0f} % sure", fontsize=7, color=QUIET, labelpad=3)
     return _save(figure, path)
+
+
+def _readings(labels: Array, scores: Array) -> tuple[Array, Array, Array]:
+    """Shares of the classes, the likeliest class, and which samples were misread, the surest first."""
+    shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    read = shares.argmax(axis=1)
+    wrong = np.flatnonzero(read != labels)
+    return shares, read, wrong[np.argsort(-shares[wrong, read[wrong]], kind="stable")]
+
+
+def overlay(picture: Array, heat: Array, share: float = 0.55) -> Array:
+    """A picture (height, width, 3) from 0 to 1 with heat (height, width) from 0 to 1 laid over it, as 8-bit colours.
+
+    `share` is how much of the result the heat's colours make up. Raises ShapeError for a heat of another size.
+    """
+    from matplotlib import colormaps
+
+    if picture.shape != (*heat.shape, 3):
+        raise ShapeError(f"overlay: heat {list(heat.shape)} goes over a picture {[*heat.shape, 3]}, got {list(picture.shape)}")
+    colours = colormaps[HEAT](np.clip(heat, 0, 1))[..., :3]
+    mixed = (1 - share) * np.clip(picture, 0, 1) + share * colours
+    return (255 * mixed).round().astype(np.uint8)
+
+
+def overlays(
+    pictures: Array, titles: Sequence[str], maps: Mapping[str, Array], points: Mapping[str, Array], path: str | Path, heading: str
+) -> Path:  # fmt: skip
+    """Pictures (n, height, width, 3) below one another, and beside each its heat (n, height, width) by every method.
+
+    `maps` are laid over the picture; `points`, heat of single pixels, stand alone, and the hottest hundredth is white.
+    """
+    columns = 1 + len(maps) + len(points)
+    figure = _figure(1.75 * columns + 0.2, 1.9 * len(pictures) + 0.5)
+    figure.suptitle(heading, fontsize=9, color=INK)
+    for row, line in enumerate(figure.subplots(len(pictures), columns, squeeze=False)):
+        line[0].imshow(pictures[row])
+        _bare(line[0], titles[row])
+        for axes, (name, heat) in zip(line[1:], (*maps.items(), *points.items()), strict=True):
+            if name in maps:
+                axes.imshow(overlay(pictures[row], heat[row]))
+            else:
+                axes.imshow(heat[row], cmap=STRENGTH, vmin=0, vmax=float(np.percentile(heat[row], 99)) or 1.0)
+            _bare(axes, name)
+    return _save(figure, path)
+
+
+def landscapes(surfaces: Mapping[str, Surface], path: str | Path, heading: str = "The loss around a trained network") -> Path:
+    """Losses on planes through parameters, side by side: contours above, surfaces below, one logarithmic scale for all.
+
+    A point whose loss is not finite has the height of the highest that is. Raises DataError where none is above 0.
+    """
+    from matplotlib.colors import LogNorm
+
+    every = np.concatenate([s.loss.ravel() for s in surfaces.values()])
+    usable = every[np.isfinite(every) & (every > 0)]
+    if not len(usable):
+        raise DataError("a logarithmic scale needs losses above 0, these surfaces have none")
+    least, most = float(usable.min()), float(usable.max())
+    figure = _figure(4.6 * len(surfaces), 8.2)
+    figure.suptitle(heading, fontsize=10, color=INK)
+    above, below = figure.subfigures(2, 1, height_ratios=[1, 1.15])
+    flat = above.subplots(1, len(surfaces), squeeze=False)[0]
+    levels, image = np.geomspace(least, max(most, 1.01 * least), 25), None
+    for number, (name, surface) in enumerate(surfaces.items()):
+        loss = np.clip(np.nan_to_num(surface.loss, nan=most, posinf=most), least, most)
+        image = flat[number].contourf(surface.a, surface.b, loss.T, levels, norm=LogNorm(), cmap=STRENGTH)
+        flat[number].contour(surface.a, surface.b, loss.T, levels, colors="white", linewidths=0.3)
+        flat[number].set_aspect("equal")
+        _frame(flat[number], name, "")
+        raised = below.add_subplot(1, len(surfaces), number + 1, projection="3d")
+        a, b = np.meshgrid(surface.a, surface.b, indexing="ij")
+        raised.plot_surface(a, b, np.log10(loss), cmap=STRENGTH, vmin=np.log10(least), vmax=np.log10(most), rcount=200, ccount=200, linewidth=0.1, edgecolors=INK)
+        raised.set_zlim(np.log10(least), np.log10(max(most, 1.01 * least)))
+        raised.set_zlabel("log₁₀ of the loss", fontsize=7, color=QUIET)
+        raised.tick_params(labelsize=6, colors=QUIET)
+        raised.view_init(elev=32, azim=-55)
+    bar = above.colorbar(image, ax=list(flat), fraction=0.04, pad=0.02, ticks=_decades(least, most), format="%g")
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=7, colors=QUIET)
+    return _save(figure, path)
+
+
+def _decades(least: float, most: float) -> list[float]:
+    """1, 3, 10, … between two numbers, or both where none is."""
+    powers = range(int(np.floor(np.log10(least))), int(np.ceil(np.log10(most))) + 1)
+    inside = [tick for power in powers for tick in (10.0**power, 3 * 10.0**power) if least <= tick <= most]
+    return inside or [least, most]
 
 
 def _figure(width: float, height: float) -> Any:

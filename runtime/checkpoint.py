@@ -1,7 +1,7 @@
-"""Saving and resuming: weights, optimiser state, counters and random state in one safetensors file.
+"""Saving and resuming: weights, optimiser state and counters in one safetensors file.
 
     tensors    weights/<name>, optimiser/<name>        arrays exactly as they are in memory
-    metadata   format, version, progress               `progress` is JSON: counters, generator state, history
+    metadata   format, version, progress               `progress` is JSON: settings of the run, history
 
 A file is written beside its target and renamed over it, so that a reader sees the old one or the new one
 and never a part. A file of weights alone has bare names and is readable by any safetensors reader.
@@ -10,8 +10,6 @@ and never a part. A file of weights alone has bare names and is readable by any 
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from faltung.graph.errors import CheckpointError
+from faltung.runtime.files import replacing
 
 Array = np.ndarray
 State = dict[str, Array]
@@ -87,13 +86,18 @@ def contents(path: str | Path) -> tuple[State, dict[str, Any] | None]:
     return tensors, load(path).progress if metadata.get("format") == FORMAT else None
 
 
+def may_lack(name: str) -> bool:
+    """Whether a file need not hold this array: its last part starts with _, so that PyTorch has no name for it."""
+    return name.rpartition(".")[2].startswith("_")
+
+
 def fit_into(target: Stateful, state: Mapping[str, Array], what: str) -> None:
     """Load a state after checking that it has the target's names, shapes and element types.
 
     Raises CheckpointError naming the first few differences, before anything has been changed.
     """
     present = target.state_dict()
-    faults = [f"lacks {name}" for name in present if name not in state]
+    faults = [f"lacks {name}" for name in present if name not in state and not may_lack(name)]
     faults += [f"has {name}, which the network does not" for name in state if name not in present]
     for name in present.keys() & state.keys():
         want, got = np.asarray(present[name]), np.asarray(state[name])
@@ -103,20 +107,6 @@ def fit_into(target: Stateful, state: Mapping[str, Array], what: str) -> None:
         rest = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
         raise CheckpointError(f"the {what} do not fit this network: the file {'; '.join(sorted(faults)[:4])}{rest}")
     target.load_state_dict(dict(state))
-
-
-def generator_state(generator: np.random.Generator) -> dict[str, Any]:
-    """The state of a random generator as JSON values."""
-    return dict(generator.bit_generator.state)
-
-
-def restore_generator(generator: np.random.Generator, state: Any) -> None:
-    """Set a generator to a saved state, so that it goes on with the same numbers; CheckpointError otherwise."""
-    try:
-        generator.bit_generator.state = state
-    except (KeyError, ValueError, TypeError, OverflowError) as reason:
-        name = type(generator.bit_generator).__name__
-        raise CheckpointError(f"the saved random state is not one of {name}: {reason}") from reason
 
 
 def _part(tensors: Mapping[str, Array], prefix: str) -> State:
@@ -129,18 +119,12 @@ def _write(path: Path, tensors: Mapping[str, Array], metadata: dict[str, str]) -
 
     # Zero-dimensional arrays must stay so, which np.ascontiguousarray would not grant.
     contiguous = {name: np.array(array, order="C") for name, array in tensors.items()}
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         data = encode(contiguous, metadata or None)
-        with temporary.open("xb") as file:
+        with replacing(path) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # the rename must not reach the disk before the bytes do
-        os.replace(temporary, path)
     except (OSError, SafetensorError, KeyError) as reason:  # KeyError: an element type that the format lacks
         raise CheckpointError(f"{path}: cannot be written: {reason}") from reason
-    finally:
-        temporary.unlink(missing_ok=True)  # there is none after the rename
 
 
 def _read(path: Path) -> tuple[State, dict[str, str]]:

@@ -16,8 +16,9 @@ from faltung.nn.module import Module
 class Dropout(Module):
     """Each element is 0 with probability p, else scaled by 1/(1 - p); in evaluation the input itself.
 
-    A layer counts its training steps in a state that is not saved; compiled without an update, the graph leaves out
-    the same elements in every run. `manual_seed` before the network is made makes the choice repeatable.
+    Which, follows from a state, `_step`, that counts training steps from a random number on. It is saved with the
+    weights, so that a training that was stopped goes on with the same choices; `manual_seed` before the network is
+    made makes them repeatable. Compiled without an update, the graph leaves out the same elements in every run.
     Raises DTypeError for a p outside [0, 1].
     """
 
@@ -26,8 +27,8 @@ class Dropout(Module):
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         dsl.dropout(np.zeros(1), p)  # for its check of p
         self.p, self.inplace = p, inplace
-        self._key, self._calls = key(), 0
-        self._step = leaf("state", (), "int64", "step", np.zeros((), np.int64))
+        self._calls = 0
+        self._step = leaf("state", (), "int64", "step", np.array(key(), np.int64))
 
     def forward(self, input: Any) -> Tensor:
         x = dsl.as_tensor(input)
@@ -35,7 +36,7 @@ class Dropout(Module):
             return x
         step, axes = self._step, type(self).axes
         self._calls += 1  # used twice in a graph, the layer chooses twice
-        y = dsl.dropout(x, self.p, step=step, key=(self._key + self._calls) % 2**31, axes=axes)
+        y = dsl.dropout(x, self.p, step=step, key=self._calls, axes=axes)
         self.on_update(y, lambda now: [(step, counted(now(step)))])
         return y
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
+from math import prod, sqrt
 from typing import Any, ClassVar
 
 from faltung.graph import dsl
@@ -11,7 +11,7 @@ from faltung.graph.dsl.border import MODES, border
 from faltung.graph.dsl.convolution import Padding, sides
 from faltung.graph.errors import ShapeError, UnsupportedOp
 from faltung.graph.tensor import Tensor
-from faltung.init import uniform
+from faltung.init import parameter, uniform
 from faltung.nn.arguments import Ints, count, only, per_axis
 from faltung.nn.module import Module
 
@@ -42,9 +42,9 @@ class _Weighted(Module):
 
     def _fill(self, first: int, second: int, bias: bool, dtype: str) -> None:
         """Weight (first, second, …) and bias, drawn as PyTorch draws them."""
-        fan_in = second * prod(self.kernel_size)
-        self.weight = dsl.parameter(uniform((first, second, *self.kernel_size), fan_in, dtype), "weight", dtype)
-        self.bias = dsl.parameter(uniform((self.out_channels,), fan_in, dtype), "bias", dtype) if bias else None
+        bound = 1 / sqrt(second * prod(self.kernel_size))
+        self.weight = uniform(parameter((first, second, *self.kernel_size), dtype, "weight"), bound)
+        self.bias = uniform(parameter((self.out_channels,), dtype, "bias"), bound) if bias else None
 
     def _described(self, padding: str) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}{padding}"
@@ -206,8 +206,9 @@ class Linear(Module):
     def __init__(self, in_features: int, out_features: int, bias: bool = True, dtype: str = "float32") -> None:
         self.in_features = count("Linear", "in_features", in_features)
         self.out_features = count("Linear", "out_features", out_features)
-        self.weight = dsl.parameter(uniform((self.out_features, self.in_features), self.in_features, dtype), "weight", dtype)
-        self.bias = dsl.parameter(uniform((self.out_features,), self.in_features, dtype), "bias", dtype) if bias else None
+        bound = 1 / sqrt(self.in_features)
+        self.weight = uniform(parameter((self.out_features, self.in_features), dtype, "weight"), bound)
+        self.bias = uniform(parameter((self.out_features,), dtype, "bias"), bound) if bias else None
 
     def forward(self, input: Any) -> Tensor:
         x = dsl.as_tensor(input)

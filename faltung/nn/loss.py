@@ -24,11 +24,11 @@ class _Loss(Module):
 class CrossEntropyLoss(_Loss):
     """-log softmax(input)[n, target[n]]: input (N, K, …), target (N, …) of integers or (N, K, …) of probabilities.
 
-    Raises UnsupportedOp for another reduction than none, mean or sum.
+    `weight` (K) weighs the classes, see ft.cross_entropy. Raises UnsupportedOp for another reduction than none, mean or sum.
     """
 
     def __init__(
-        self, weight: None = None, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
+        self, weight: Any = None, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
     ) -> None:
         super().__init__(reduction)
         self.weight, self.ignore_index, self.label_smoothing = weight, ignore_index, label_smoothing
@@ -40,7 +40,7 @@ class CrossEntropyLoss(_Loss):
 class NLLLoss(_Loss):
     """-input[n, target[n]], the input being logarithms of probabilities (N, K, …). Raises UnsupportedOp as above."""
 
-    def __init__(self, weight: None = None, ignore_index: int = -100, reduction: str = "mean") -> None:
+    def __init__(self, weight: Any = None, ignore_index: int = -100, reduction: str = "mean") -> None:
         super().__init__(reduction)
         self.weight, self.ignore_index = weight, ignore_index
 

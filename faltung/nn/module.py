@@ -2,8 +2,9 @@
 
 There is no register beside the attributes: a module's parameters are its attributes that are parameter tensors, its
 buffers those that are states, its children those that are modules, in the order of assignment. Keys are paths of
-attribute names, as in PyTorch; a buffer whose name starts with _ is not saved. Assigning gives a tensor its key as
-name and a module its path, so that errors can say which layer they mean.
+attribute names, as in PyTorch. A buffer whose name starts with _ is one that PyTorch has no key for: it is saved like
+any other, but a file may lack it. Assigning gives a tensor its key as name and a module its path, so that errors can
+say which layer they mean.
 
 A graph has no side effects. A layer whose state changes in training (running statistics) says so with `on_update`;
 whoever compiles a training step asks `updates` for the new values and assigns them with those of the parameters.
@@ -11,8 +12,9 @@ whoever compiles a training step asks `updates` for the new values and assigns t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeGuard
 from weakref import WeakKeyDictionary
 
@@ -20,10 +22,12 @@ import numpy as np
 
 from faltung.graph.errors import CheckpointError, FaltungError, UnsupportedOp
 from faltung.graph.tensor import Tensor, topological
+from faltung.nn.state import Difference, difference
+from faltung.nn.trace import note
+from faltung.runtime.checkpoint import may_lack
 
 Now = Callable[[Tensor], Tensor]  # the value of a state as it is by now
 Change = Callable[[Now], "list[tuple[Tensor, Tensor]]"]
-MOST_FAULTS = 6  # an error message names that many, then counts
 
 
 class Loaded(NamedTuple):
@@ -50,7 +54,7 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """`forward`, with this layer's path and description in front of the message of any FaltungError."""
         try:
-            return self.forward(*args, **kwargs)
+            return note(self, args, self.forward(*args, **kwargs))
         except FaltungError as error:
             if vars(error).setdefault("layer", self) is self:  # the innermost layer is the one that names itself
                 error.args = (f"{self._title()}: {self._without_op(str(error))}",)
@@ -133,19 +137,19 @@ class Module:
     @property
     def num_parameters(self) -> int:
         """How many numbers are trained."""
-        return sum(prod(t.read().shape) for t in self.parameters())
+        return sum(prod(e for e in t.shape if isinstance(e, int)) for t in self.parameters())
 
     # ---- values ----
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """A copy of every parameter's and state's current value, under PyTorch's keys."""
+        """A copy of every parameter's and state's current value, under PyTorch's keys; those it lacks end in ._name."""
         return {key: np.array(t.read()) for key, t in self._saved().items()}
 
     def _saved(self) -> dict[str, Tensor]:
         """Key and tensor of what is saved, module by module, its parameters first."""
         found: dict[str, Tensor] = {}
         for path, module in self.named_modules(remove_duplicate=False):
-            held = [(name, value) for name, value in vars(module).items() if _is_held(value) and not name.startswith("_")]
+            held = [(name, value) for name, value in vars(module).items() if _is_held(value)]
             for name, value in sorted(held, key=lambda item: item[1].kind != "parameter"):
                 found[_join(path, name)] = value
         return found
@@ -153,26 +157,54 @@ class Module:
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Loaded:
         """Give parameters and states the values of arrays under the same keys, converted to each one's type.
 
-        Raises CheckpointError, before anything is changed, naming keys that are missing or unexpected (allowed
-        with strict=False, which returns them) and arrays of another shape.
+        A state that PyTorch has no key for keeps its value where there is none. Raises CheckpointError, before
+        anything is changed, naming keys that are missing or unexpected (allowed with strict=False, which returns
+        them) and arrays of another shape.
         """
-        if not isinstance(state_dict, Mapping):
-            raise CheckpointError(f"load_state_dict takes a dict of arrays, got {type(state_dict).__name__}")
-        present = self._saved()
-        missing = [key for key in present if key not in state_dict]
-        unexpected = [str(key) for key in state_dict if key not in present]
-        faults = [f"{key} is missing" for key in missing] + [f"{key} is unexpected" for key in unexpected] if strict else []
-        arrays: dict[str, np.ndarray] = {}
-        for key, tensor in present.items():
-            if key in state_dict:
-                arrays[key], fault = _array(state_dict[key], tensor)
-                faults += [f"{key} {fault}"] if fault else []
-        if faults:
-            rest = f" and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
-            raise CheckpointError(f"the values do not fit this {type(self).__name__}: {'; '.join(faults[:MOST_FAULTS])}{rest}")
-        for key, array in arrays.items():
-            present[key].assign(array)
-        return Loaded(missing, unexpected)
+        differs = self._take(state_dict, strict, shapes=True)
+        return Loaded(differs.missing, differs.unexpected)
+
+    def load(self, path: str | Path, strict: bool = True, prefix: str = "") -> Difference:
+        """Give parameters and states the values in a file: safetensors, npz, or what PyTorch saved (.pth, .pt).
+
+        With strict=False arrays that are missing, unexpected or of another shape are passed over, and what is
+        returned says which. With a prefix only keys that begin with it are looked at, and it is taken off.
+        Raises CheckpointError for a file that cannot be read or, when strict, does not fit; nothing is changed then.
+        """
+        from faltung import weights
+
+        try:
+            return self._take({key.removeprefix(prefix): array for key, array in weights.read(path).items() if key.startswith(prefix)}, strict, shapes=strict)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+
+    def save(self, path: str | Path) -> None:
+        """Write parameters and states under PyTorch's keys; the name's end, .safetensors, .npz, .pth or .pt, says how.
+
+        The file takes its place whole or not at all. Raises CheckpointError where it cannot be written.
+        """
+        from faltung import weights
+
+        weights.write(path, {key: array for key, array in self.state_dict().items() if not may_lack(key)})
+
+    def _take(self, given: Any, strict: bool, shapes: bool) -> Difference:
+        """Assign what fits and say what does not, which is an error if strict, and in shapes if those are strict."""
+        if not isinstance(given, Mapping):
+            raise CheckpointError(f"load_state_dict takes a dict of arrays, got {type(given).__name__}")
+        held = self._saved()
+        differs, arrays = difference(held, self._renamed(given))
+        refused = differs if strict else Difference([], [], differs.unfit if shapes else {})
+        if refused:
+            raise CheckpointError(f"the values do not fit this {type(self).__name__}: {refused}")
+        del given  # so that an array from a file is let go of once it is copied: a network fills memory
+        while arrays:
+            key, array = arrays.popitem()
+            held[key].assign(array)
+        return differs
+
+    def _renamed(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Arrays under the network's keys, where older files have others."""
+        return given
 
     # ---- training and evaluation ----
 
@@ -215,6 +247,18 @@ class Module:
             new.update(change(lambda state: new.get(state, state)))
         return list(new.items())
 
+    # ---- larger images ----
+
+    def fully_convolutional(self, shape: Sequence[int] | None = None) -> Module:
+        """This classifier as a convolution over larger images, with a map of scores (N, K, …); parameters are shared.
+
+        `shape` is that of the images it classifies, (C, …); left out, the smallest square one that fits. What becomes
+        of each layer, and which errors are raised, says nn/dense.py.
+        """
+        from faltung.nn.dense import fully_convolutional
+
+        return fully_convolutional(self, shape)
+
     # ---- for readers ----
 
     def _title(self) -> str:
@@ -241,16 +285,3 @@ def _is_held(value: object) -> TypeGuard[Tensor]:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path and name else path or name
-
-
-def _array(value: Any, tensor: Tensor) -> tuple[np.ndarray, str]:
-    """The value as an array, and what keeps it from being the tensor's, or nothing."""
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as reason:
-        return np.empty(0), f"cannot be read as an array: {reason}"
-    if array.dtype.kind not in "fiub":
-        return array, f"holds {array.dtype}, not real numbers"
-    if array.shape != tensor.shape:
-        return array, f"has shape {list(array.shape)}, expected {list(tensor.shape)}"
-    return array, ""

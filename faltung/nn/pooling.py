@@ -34,7 +34,7 @@ class _Pool(Module):
 
 
 class _MaxPool(_Pool):
-    """Windows of a maximum may be dilated."""
+    """Windows of a maximum may be dilated, and it may be told where in the plane the maxima are."""
 
     def __init__(
         self,
@@ -46,15 +46,25 @@ class _MaxPool(_Pool):
         ceil_mode: bool = False,
     ) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode)
-        only(type(self).__name__, "return_indices", return_indices, False, "only the maxima; ft.argmax gives positions")
         per_axis(type(self).__name__, "dilation", dilation, self.rank, 1)
-        self.dilation = dilation
+        self.dilation, self.return_indices = dilation, bool(return_indices)
 
-    def forward(self, input: Any) -> Tensor:
-        return type(self).function(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+    def forward(self, input: Any) -> Any:
+        arguments = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices)
+        return type(self).function(input, *arguments)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, dilation={self.dilation}"
+
+
+class _MaxUnpool(_Pool):
+    """The way back, with the indices of the pooling that has these arguments."""
+
+    def __init__(self, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0) -> None:
+        super().__init__(kernel_size, stride, padding, False)
+
+    def forward(self, input: Any, indices: Any, output_size: Sequence[int] | None = None) -> Tensor:
+        return type(self).function(input, indices, self.kernel_size, self.stride, self.padding, output_size)
 
 
 class _AvgPool(_Pool):
@@ -118,24 +128,45 @@ class _LPPool(_Pool):
 
 
 class MaxPool1d(_MaxPool):
-    """Maximum over windows of (N, C, L); the stride defaults to the window. Raises ShapeError, UnsupportedOp."""
+    """Maximum over windows of (N, C, L), with return_indices also where; the stride defaults to the window. Raises ShapeError."""
 
     rank = 1
     function = staticmethod(dsl.max_pool1d)
 
 
 class MaxPool2d(_MaxPool):
-    """Maximum over windows of (N, C, H, W); the stride defaults to the window. Raises ShapeError, UnsupportedOp."""
+    """Maximum over windows of (N, C, H, W), with return_indices also where; the stride defaults to the window. Raises ShapeError."""
 
     rank = 2
     function = staticmethod(dsl.max_pool2d)
 
 
 class MaxPool3d(_MaxPool):
-    """Maximum over windows of (N, C, D, H, W); the stride defaults to the window. Raises ShapeError, UnsupportedOp."""
+    """Maximum over windows of (N, C, D, H, W), with return_indices also where; the stride defaults to the window. Raises ShapeError."""
 
     rank = 3
     function = staticmethod(dsl.max_pool3d)
+
+
+class MaxUnpool1d(_MaxUnpool):
+    """Elements of (N, C, L) where MaxPool1d took them from, 0 elsewhere: forward(input, indices). Raises ShapeError."""
+
+    rank = 1
+    function = staticmethod(dsl.max_unpool1d)
+
+
+class MaxUnpool2d(_MaxUnpool):
+    """Elements of (N, C, H, W) where MaxPool2d took them from, 0 elsewhere: forward(input, indices). Raises ShapeError."""
+
+    rank = 2
+    function = staticmethod(dsl.max_unpool2d)
+
+
+class MaxUnpool3d(_MaxUnpool):
+    """Elements of (N, C, D, H, W) where MaxPool3d took them from, 0 elsewhere: forward(input, indices). Raises ShapeError."""
+
+    rank = 3
+    function = staticmethod(dsl.max_unpool3d)
 
 
 class AvgPool1d(_AvgPool):

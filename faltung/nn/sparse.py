@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from faltung.graph import dsl
 from faltung.graph.errors import ShapeError
 from faltung.graph.tensor import Tensor
-from faltung.init import normal
+from faltung.init import normal, parameter
 from faltung.nn.arguments import count
 from faltung.nn.module import Module
 
@@ -29,10 +27,9 @@ class Embedding(Module):
         if padding_idx is not None and not -self.num_embeddings <= padding_idx < self.num_embeddings:
             raise ShapeError(f"Embedding: padding_idx={padding_idx} is none of {num_embeddings} rows")
         self.padding_idx = padding_idx
-        values = normal((self.num_embeddings, self.embedding_dim), dtype)
+        self.weight = normal(parameter((self.num_embeddings, self.embedding_dim), dtype, "weight"))
         if padding_idx is not None:
-            values[padding_idx] = 0
-        self.weight = dsl.parameter(np.asarray(values), "weight", dtype)
+            self.weight.read()[padding_idx] = 0
 
     def forward(self, input: Any) -> Tensor:
         return dsl.embedding(input, self.weight, self.padding_idx)

@@ -179,6 +179,7 @@ LAYERS: list[tuple[nn.Module, tuple[int, ...], Callable[[Any, Any], ft.Tensor]]]
     (nn.MaxPool1d(2, 1),                      (1, 2, 5),       lambda m, x: ft.max_pool1d(x, 2, 1)),
     (nn.MaxPool2d(3, 2, 1, 2),                (1, 2, 9, 9),    lambda m, x: ft.max_pool2d(x, 3, 2, 1, 2)),
     (nn.MaxPool3d(2),                         (1, 1, 4, 4, 4), lambda m, x: ft.max_pool3d(x, 2)),
+    (nn.MaxPool2d(2, 1, return_indices=True), (1, 2, 4, 4),    lambda m, x: list(ft.max_pool2d(x, 2, 1, return_indices=True))),
     (nn.AvgPool1d(3, 1, 1),                   (1, 2, 5),       lambda m, x: ft.avg_pool1d(x, 3, 1, 1)),
     (nn.AvgPool2d(2),                         (1, 2, 5, 4),    lambda m, x: ft.avg_pool2d(x, 2)),
     (nn.AvgPool3d(2, 1),                      (1, 1, 3, 3, 3), lambda m, x: ft.avg_pool3d(x, 2, 1)),
@@ -197,7 +198,8 @@ LAYERS: list[tuple[nn.Module, tuple[int, ...], Callable[[Any, Any], ft.Tensor]]]
 def test_a_layer_is_its_function(layer: nn.Module, shape: tuple[int, ...], function: Callable[[Any, Any], ft.Tensor]) -> None:
     x = ft.input("x", shape)
     values = {x: rng.normal(size=shape)}
-    np.testing.assert_array_equal(evaluate(layer(x), values), evaluate(function(layer, x), values))
+    found, expected = layer(x), function(layer, x)
+    np.testing.assert_array_equal(evaluate(found, values), evaluate(expected, values))
 
 
 def test_cross_entropy_as_a_module() -> None:
@@ -229,7 +231,9 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: nn.Conv1d(1, 4, 3, padding=-1), ft.ShapeError, "padding=-1"),
     (lambda: nn.Linear(1.5, 4), ft.ShapeError, "in_features=1.5"),  # type: ignore[arg-type]
     (lambda: nn.Linear(1, 4, dtype="int64"), ft.DTypeError, "int64 cannot be trained"),
-    (lambda: nn.MaxPool2d(2, return_indices=True), ft.UnsupportedOp, "ft.argmax"),
+    (lambda: nn.MaxUnpool2d(2)(ft.input("x", (1, 1, 2, 2)), ft.input("i", (1, 1, 2, 3), "int64")), ft.ShapeError, "indices are integers"),
+    (lambda: nn.MaxUnpool1d(2)(ft.input("x", (1, 1, 2)), ft.input("i", (1, 1, 2), "int64"), (7,)), ft.ShapeError, "less than a stride"),
+    (lambda: nn.MaxPool2d(2, return_indices=True)(ft.input("x", (1, 1, 2**13, 2**13))), ft.UnsupportedOp, "exact up to 16777216"),
     (lambda: nn.MaxPool2d(0), ft.ShapeError, "kernel_size=0"),
     (lambda: nn.Sequential(ft.relu), ft.DTypeError, "relu is nn.ReLU()"),  # type: ignore[arg-type]
     (lambda: nn.Sequential(nn.ReLU), ft.DTypeError, "write ReLU()"),  # type: ignore[arg-type]

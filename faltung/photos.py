@@ -1,0 +1,78 @@
+"""Photos as classifiers take them: read, made smaller, cropped, normalised.
+
+A picture is an array (height, width, 3) of float32 in [0, 1]. It is prepared as torchvision evaluates its networks: the
+shorter side to 256 pixels by an antialiased linear filter, the 224×224 pixels in the middle, then ImageNet's mean taken
+away and its deviation divided out. Halves go another way than there: the longer side is rounded to the nearest number of
+pixels (not down), and of an odd rest the smaller half is cut off first (not the even one).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from faltung.graph.errors import DataError, ShapeError
+
+Array = np.ndarray
+
+#                red    green  blue
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet's photos, as torchvision's networks were trained with
+DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+def read(path: str | Path) -> Array:
+    """The picture in an image file, in red, green and blue. Raises DataError where it cannot be read."""
+    try:
+        from PIL import Image
+    except ImportError as reason:
+        raise DataError(f'{path}: image files are read by Pillow: pip install "faltung[examples]"') from reason
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"), np.float32) / 255
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as reason:  # SyntaxError: a broken PNG
+        raise DataError(f"{path}: cannot be read as an image: {reason}") from reason
+
+
+def prepare(picture: Array, side: int = 224, shorter: int = 256) -> Array:
+    """A picture as the input (1, 3, side, side) of a network trained on ImageNet. Raises ShapeError."""
+    cropped = crop(resize(picture, shorter), side)
+    return np.ascontiguousarray(((cropped - MEAN) / DEVIATION).transpose(2, 0, 1)[None])
+
+
+def resize(picture: Array, shorter: int) -> Array:
+    """The shorter side made `shorter` pixels, the other in proportion. Raises ShapeError."""
+    height, width = _checked(picture).shape[:2]
+    if shorter < 1:
+        raise ShapeError(f"resize: a side of {shorter} pixels: at least 1 is needed")
+    scale = shorter / min(height, width)
+    down, across = _weights(height, round(scale * height)), _weights(width, round(scale * width))
+    return np.einsum("ih,hwc,jw->ijc", down, picture, across, optimize=True)
+
+
+def crop(picture: Array, side: int) -> Array:
+    """The square in the middle. Raises ShapeError for a picture that is smaller."""
+    height, width = _checked(picture).shape[:2]
+    if min(height, width) < side:
+        raise ShapeError(f"a picture of {height}×{width} has no square of {side}×{side}: make it larger first")
+    top, left = (height - side) // 2, (width - side) // 2
+    return picture[top : top + side, left : left + side]
+
+
+def _weights(length: int, wanted: int) -> Array:
+    """What each of `wanted` new pixels takes of `length` old ones: (wanted, length), rows add up to 1.
+
+    A triangle around the new pixel's middle, as wide as the two new pixels beside it, or as the two old ones where
+    the picture grows; so that no old pixel is passed over.
+    """
+    scale = length / wanted
+    middles = (np.arange(wanted) + 0.5) * scale - 0.5
+    distances = np.abs(np.arange(length) - middles[:, None])
+    weights = np.clip(1 - distances / max(scale, 1.0), 0, None)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _checked(picture: Array) -> Array:
+    if picture.ndim != 3 or 0 in picture.shape:
+        raise ShapeError(f"a picture has the shape (height, width, channels), got {list(picture.shape)}")
+    return picture
