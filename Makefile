@@ -6,7 +6,7 @@ PY    := .venv/bin/python
 STAMP := .venv/stamp-test
 TREE  := build/tree/faltung
 
-.PHONY: test lint sweep demo bench clean
+.PHONY: test lint sweep guarded operations demo bench clean
 
 test: lint
 	$(PY) -m pytest -q
@@ -18,10 +18,19 @@ lint: $(STAMP)
 	@ln -s $(addprefix $(CURDIR)/,$(wildcard faltung/*) graph codegen runtime) $(TREE)/
 	MYPYPATH=build/tree $(PY) -m mypy -p faltung -p bench
 
-# COUNT random configurations of every op against NumPy, through two derivatives.
+# COUNT random configurations of all ops against NumPy, through two derivatives and exact arithmetic.
 COUNT ?= 2500
 sweep: $(STAMP)
 	$(PY) -m tests.sweep --count $(COUNT)
+
+# The same between pages that nobody may touch, on memory full of NaN.
+guarded: $(STAMP)
+	$(PY) -m tests.sweep --count $(COUNT) --guarded
+
+# docs/operations.md, with EACH configurations of every operation.
+EACH ?= 16
+operations: $(STAMP)
+	$(PY) -m docs.operations --count $(EACH)
 
 demo: $(STAMP)
 	$(PY) -m faltung demo

@@ -1,15 +1,14 @@
-"""Programs on buffers between pages that nobody may touch: `python -m tests.sweep.guarded --at end`.
+"""Programs on buffers between pages that nobody may touch: `python -m tests.sweep --guarded`.
 
 Every buffer has pages of its own and lies flush with their end (or start), where the next page is forbidden: the first
 byte read or written outside ends the process. Results and scratch hold NaN before, and a run must give the bits that the
-runtime's zeroed memory gives. To be run in a process of its own, which the parent watches (test_guard_pages.py).
+runtime's zeroed memory gives. To be run in a process of its own, which the parent watches (workers.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import faulthandler
 import mmap
 import sys
 from collections.abc import Sequence
@@ -20,12 +19,16 @@ import numpy as np
 from faltung.codegen import target as targets
 from faltung.codegen.program import Program, Slot, lower
 from faltung.graph.pipeline import optimise
+from faltung.graph.tensor import Tensor
 from tests.codegen.kernels import Bench, code_of
 from tests.sweep import check
+from tests.sweep.check import Outcome
+from tests.sweep.configurations import Configuration
 from tests.sweep.oracles import Array
 
 PAGE = mmap.PAGESIZE
 PROT_NONE = 0
+ENDS = ("end", "start")
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -52,6 +55,11 @@ class Guarded:
         return flat
 
 
+    def private(self, size: int) -> Array:
+        """Guarded memory of a call's own, of so many bytes, that nobody has written."""
+        return self.copy(np.full(size // 8, np.nan))
+
+
 class GuardedBench(Bench):
     """A program on guarded memory."""
 
@@ -63,50 +71,46 @@ class GuardedBench(Bench):
         return self.guarded.copy(super()._memory(slot))
 
 
-def faults(seed: int, at: str) -> list[str]:
-    """Run one configuration on guarded memory; how its results differ from those of the runtime."""
+def outcome(seed: int) -> Outcome:
+    """One configuration at either end of guarded memory; its results must be the runtime's, bit for bit."""
     c = check.of(seed)
     outputs, leaves = check.graph(c)
-    operands = c.operands()
-    fill = np.random.default_rng(seed)
-    shapes = [tuple(c.batch if not isinstance(e, int) else e for e in t.shape) for t in leaves]
-    values = [*operands, *(fill.normal(size=s) for s in shapes[len(operands) :])]
+    values = _values(c, leaves)
     model = check.compiled(c, outputs)
     names = {t.name for t in model.inputs}
     wanted = model(**{t.name: v for t, v in zip(leaves, values, strict=True) if t.name in names})
-    program = lower(optimise(outputs), {}, targets.named(check.RUNNABLE[c.target]))
-    bench = GuardedBench(program, c.batch, at)
+    program = lower(optimise(outputs), {}, targets.named(check.RUNNABLE[c.target]), accuracy=c.drawn.accuracy)
     known = {t: v for t, v in zip(leaves, values, strict=True) if t.kind == "input"}
-    for t in program.buffer:
-        if t.is_leaf:
-            bench.write(t, known[t] if t in known else t.read())
-    bench.run([*program.prepare, *program.steps], code_of(program))
-    got = [bench.read(n) for n in program.outputs]
-    return [f"output {n} differs" for n, (g, w) in enumerate(zip(got, wanted, strict=True)) if g.tobytes() != np.asarray(w).tobytes()]
+    found = Outcome(seed, c.row, f"{c} on {check.RUNNABLE[c.target]}")
+    for at in ENDS:
+        bench = GuardedBench(program, c.batch, at)
+        for t in program.buffer:
+            if t.is_leaf:
+                bench.write(t, known[t] if t in known else t.read())
+        bench.run([*program.prepare, *program.steps], code_of(program, bench.guarded.private))
+        got = [bench.read(n) for n in program.outputs]
+        differ = [n for n, (g, w) in enumerate(zip(got, wanted, strict=True)) if g.tobytes() != np.asarray(w).tobytes()]
+        found.faults[f"guarded {at}"] = [f"output {n} differs" for n in differ]
+    return found
+
+
+def _values(c: Configuration, leaves: Sequence[Tensor]) -> list[Array]:
+    """The operands, and random numbers for the cotangent and the weights."""
+    operands, fill = c.operands(), np.random.default_rng(c.seed)
+    shapes = [tuple(c.batch if not isinstance(e, int) else e for e in t.shape) for t in leaves]
+    return [*operands, *(fill.normal(size=s) for s in shapes[len(operands) :])]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a slice of the sweep, or touch a byte outside on purpose."""
+    """Touch an element of guarded memory: beyond an end, that is the end of the process."""
     parser = argparse.ArgumentParser(prog="python -m tests.sweep.guarded", description=__doc__)
-    parser.add_argument("--at", choices=("start", "end"), default="end")
-    parser.add_argument("--start", type=int, default=0)
-    parser.add_argument("--count", type=int, default=40)
-    parser.add_argument("--probe", type=int, help="read this element of a guarded array of 1000 instead")
+    parser.add_argument("--at", choices=ENDS, default="end")
+    parser.add_argument("--probe", type=int, required=True, help="the element to touch, of an array of 1000")
     arguments = parser.parse_args(argv)
-    if arguments.probe is not None:
-        guarded = Guarded(arguments.at)
-        flat = guarded.copy(np.zeros(1000, np.float32))
-        ctypes.c_float.from_address(flat.ctypes.data + 4 * arguments.probe).value += 1.0
-        return 0
-    faulthandler.enable()
-    wrong = 0
-    for seed in range(arguments.start, arguments.start + arguments.count):
-        print(f"seed {seed}: {check.of(seed)}", end="", flush=True)
-        found = faults(seed, arguments.at)
-        print("; ".join(["", *found]), flush=True)
-        wrong += bool(found)
-    print(f"{arguments.count} configurations, {wrong} failures")
-    return 1 if wrong else 0
+    guarded = Guarded(arguments.at)  # holds the pages
+    flat = guarded.copy(np.zeros(1000, np.float32))
+    ctypes.c_float.from_address(flat.ctypes.data + 4 * arguments.probe).value += 1.0
+    return 0
 
 
 if __name__ == "__main__":
