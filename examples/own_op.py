@@ -1,18 +1,20 @@
 """An op of your own from one equation: morphological dilation, its gradients, its native code, a network that learns it.
 
+    python examples/own_op.py [--short] [--out FILE]
+
 A convolution multiplies and sums; a dilation adds and takes the maximum:
 
     Y[n,f,i,j] = max_{c,p,q} X[n,c,i+p-P,j+q-P] + K[f,c,p,q]
 
 K is the structuring element of greyscale morphology: bright regions grow by its shape. PyTorch has no such layer.
-Here the line above is all there is to write; reading outside the picture gives -∞, which never wins.
-
-The network is shown pictures before and after a dilation and has to find the element that was used.
+Here the line above is all there is to write; reading outside the picture gives -∞, which never wins. The network is
+shown pictures before and after a dilation and has to find the element that was used.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from drawing import arguments, cells, figure, save, show
 
 import faltung as ft
 from faltung import nn
@@ -21,7 +23,6 @@ from faltung.graph.evaluate import evaluate
 dilation = ft.define("Y[n,f,i,j] = max(c,p,q: X[n,c,i+p-P,j+q-P] + K[f,c,p,q])")
 
 SIZE, SIDE, BATCH, STEPS = 3, 16, 16, 200
-
 # a pyramid: neighbours reach a pixel 0.2 darker, diagonal ones 0.4
 HIDDEN = np.array([[-0.4, -0.2, -0.4], [-0.2, 0.0, -0.2], [-0.4, -0.2, -0.4]])
 
@@ -45,17 +46,15 @@ def dilate(pictures: np.ndarray, element: np.ndarray) -> np.ndarray:
     return (windows + element).max(axis=(4, 5))
 
 
-def show() -> None:
+def derive() -> None:
     """The equation, its derived gradients and how they came about, and its value on a small picture."""
     x, k = ft.input("x", (None, 1, SIDE, SIDE)), ft.parameter(HIDDEN[None, None], "k")
     y = dilation(x, k, P=1)
     print("the op       ", y.equation)
     gradients = ft.grad(y.sum(), {"k": k, "x": x})
-    print("its gradients", gradients["k"].equation)
-    print("             ", gradients["x"].equation)
+    print("its gradients", *(g.equation for g in gradients.values()), sep="\n")
     for step in gradients["x"].steps():
         print(f"{step.title:>20}: {step.text}")
-
     pictures = np.random.default_rng(0).random((2, 1, SIDE, SIDE))
     assert (evaluate(y, {x: pictures}) == dilate(pictures, evaluate(k)[0, 0])).all()
     where = evaluate(gradients["k"], {x: pictures})[0, 0].astype(int)
@@ -63,33 +62,37 @@ def show() -> None:
     assert where.sum() == 2 * SIDE * SIDE
 
 
-def train() -> np.ndarray:
-    """Learn the hidden element from pictures before and after; returns what was learned."""
+def train(steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Learn the hidden element from pictures before and after; a picture, what the network makes of it, what it learned."""
     net = Dilation2d(1, 1, SIZE)
     x, t = ft.input("x", (None, 1, SIDE, SIDE)), ft.input("t", (None, 1, SIDE, SIDE))
-    off = net(x) - t
-    step = ft.compile_step((off * off).mean(), net, ft.optim.Adam(lr=0.02))
-
+    step = ft.compile_step(ft.mse_loss(net(x), t), net, ft.optim.Adam(lr=0.02))
     generator = np.random.default_rng(1)
-    for count in range(1, STEPS + 1):
+    for count in range(1, steps + 1):
         pictures = generator.random((BATCH, 1, SIDE, SIDE), dtype=np.float32)
-        loss = step(pictures, dilate(pictures, HIDDEN).astype(np.float32))
-        if count in (1, STEPS // 4, STEPS // 2, STEPS):
+        loss = step(pictures, dilate(pictures, HIDDEN))
+        if count in (1, steps // 4, steps // 2, steps):
             print(f"step {count:3d}  mean squared error {loss:.2e}")
 
-    model = ft.compile(net(x))
     pictures = generator.random((3, 1, SIDE, SIDE), dtype=np.float32)
-    print(f"on new pictures the largest error is {np.abs(model(pictures) - dilate(pictures, HIDDEN)).max():.1e}")
-    return net.state_dict()["element"][0, 0]
+    dilated = ft.compile(net(x))(pictures)
+    print(f"on new pictures the largest error is {np.abs(dilated - dilate(pictures, HIDDEN)).max():.1e}")
+    return pictures[0, 0], dilated[0, 0], net.state_dict()["element"][0, 0]
 
 
 def main() -> None:
     """Everything above, in order."""
-    show()
-    print("\ntraining")
-    learned = train()
+    given = arguments(__doc__, "own_op.png")
+    derive()
+    picture, dilated, learned = train(3 if given.short else STEPS)
     print(f"hidden:\n{HIDDEN}\nlearned:\n{learned.round(3)}")
-    assert np.abs(learned - HIDDEN).max() < 0.01, "the element was not found"
+    assert given.short or np.abs(learned - HIDDEN).max() < 0.01, "the element was not found"
+    drawn, axes = figure(10, 2.8, 1, 4)
+    show(axes[0, 0], 255 * picture, "a picture")
+    show(axes[0, 1], 255 * dilated, "as the network dilates it")
+    cells(axes[0, 2], HIDDEN, "the hidden element")
+    cells(axes[0, 3], learned.round(2) + 0, "the learned one")  # + 0: no -0
+    save(drawn, given.out)
 
 
 if __name__ == "__main__":

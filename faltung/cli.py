@@ -1,7 +1,7 @@
 """The command line: `faltung VERB`, each verb a function from parsed arguments to a result that prints or is JSON.
 
     demo       train on digits, write pictures and weights
-    train      train a named network on digits, save and resume
+    train      train a named network on digits or clothes, save and resume
     inspect    equations and gradients of a network or of an equation; what a saved file holds
     bench      time a training step and an inference here
     verify     hold every kernel of a network's training step to its equation, exactly
@@ -20,6 +20,7 @@ from typing import Any
 
 from faltung.graph.errors import FaltungError
 
+NETWORKS = "digits, lenet5, wide, mlp or resnet20"
 INTERRUPTED = 130  # what shells expect of a program ended by Ctrl-C
 
 
@@ -63,19 +64,18 @@ def demo(arguments: argparse.Namespace) -> Answer:
 
 
 def train(arguments: argparse.Namespace) -> Answer:
-    """Train a named network on digits."""
+    """Train a named network on digits or clothes."""
     import faltung as ft
-    from faltung import networks
-    from faltung.datasets import mnist
-    from faltung.demo import train as train_digits
+    from faltung import datasets, networks
+    from faltung.demo import train as train_on
     from faltung.runtime.checkpoint import save_weights
 
-    digits = mnist(arguments.data)
     ft.manual_seed(arguments.seed)
+    data = datasets.TABLE[arguments.dataset](arguments.data)
     net = networks.named(arguments.net)
-    history = train_digits(
+    history = train_on(
         net,
-        digits,
+        data,
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
         lr=arguments.lr,
@@ -83,10 +83,10 @@ def train(arguments: argparse.Namespace) -> Answer:
         checkpoint=arguments.checkpoint,
         resume=not arguments.restart,
     )
-    answer = Answer(values={"net": arguments.net, "history": json.loads(history.to_json())})
+    answer = Answer(values={"net": arguments.net, "dataset": arguments.dataset, "history": json.loads(history.to_json())})
     if len(history):
         last = history[-1]
-        answer.lines.append(f"loss {last.loss:.4f}, accuracy {last.val_accuracy:.4f} on {len(digits.test_labels)} held-out digits")
+        answer.lines.append(f"loss {last.loss:.4f}, accuracy {last.val_accuracy:.4f} on {len(data.test_labels)} held-out pictures")
     if arguments.save:
         save_weights(arguments.save, net.state_dict())
         answer.lines.append(f"wrote {arguments.save}")
@@ -159,7 +159,8 @@ def _parser() -> argparse.ArgumentParser:
     shown = add(demo)
     shown.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for pictures and weights")
     trained = add(train)
-    trained.add_argument("--net", default="digits", help="digits, lenet5 or wide")
+    trained.add_argument("--net", default="digits", help=NETWORKS)
+    trained.add_argument("--dataset", choices=["mnist", "fashion_mnist"], default="mnist", help="digits, or clothes")
     trained.add_argument("--batch-size", type=_positive, default=64)
     trained.add_argument("--lr", type=float, default=0.1, help="the peak of the learning rate")
     trained.add_argument("--checkpoint", type=Path, help="file written after each epoch, and gone on from")
@@ -168,19 +169,19 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (shown, trained):
         sub.add_argument("--epochs", type=_positive, default=20)
         sub.add_argument("--seed", type=int, default=0)
-        sub.add_argument("--data", type=Path, help="folder with the four MNIST files; default: the digits of the demo extra")
+        sub.add_argument("--data", type=Path, help="folder with the four IDX files; default: what is installed")
 
     seen = add(inspect)
-    seen.add_argument("what", help="a network (digits, lenet5, wide), an equation in quotes, or a .safetensors file")
+    seen.add_argument("what", help=f"a network ({NETWORKS}), an equation in quotes, or a .safetensors file")
     seen.add_argument("--shape", action="append", default=[], help="shape of an operand of the equation: X=N,3,8,8")
     seen.add_argument("--latex", action="store_true", help="print equations as LaTeX")
     seen.add_argument("--steps", action="store_true", help="print each gradient's derivation line by line")
     timed = add(bench)
-    timed.add_argument("--net", default="lenet5", help="digits, lenet5 or wide")
+    timed.add_argument("--net", default="lenet5", help=NETWORKS)
     timed.add_argument("--batch-size", type=_positive, default=64)
     timed.add_argument("--seconds", type=float, default=2.0, help="how long to measure each")
     held = add(verify)
-    held.add_argument("net", help="digits, lenet5 or wide")
+    held.add_argument("net", help=NETWORKS)
     held.add_argument("--batch-size", type=_positive, default=3)
     held.add_argument("--seed", type=int, default=0)
     add(doctor)

@@ -20,10 +20,9 @@ import numpy as np
 
 import faltung as ft
 from faltung import networks, nn, pictures
-from faltung.datasets import Digits, mnist
+from faltung.datasets import Dataset, mnist
 from faltung.graph.errors import DataError, FaltungError
 from faltung.runtime.checkpoint import fit_into, load_weights, save_weights
-from faltung.runtime.data import shifts
 from faltung.runtime.train import History, accuracy, fit, one_cycle
 
 EPOCHS, BATCH, LR = 20, 64, 0.1
@@ -96,7 +95,7 @@ def graph_of(net: nn.Sequential) -> tuple[Any, Any, Any]:
 
 def train(
     net: nn.Sequential,
-    digits: Digits,
+    data: Dataset,
     *,
     epochs: int = EPOCHS,
     batch_size: int = BATCH,
@@ -106,21 +105,25 @@ def train(
     resume: bool = True,
     progress: bool = True,
 ) -> History:
-    """Train in place with Nesterov momentum, one cycle of the learning rate, and digits shifted by up to 2 pixels."""
-    _, y, loss = graph_of(net)
+    """Train in place with Nesterov momentum, one cycle of the learning rate, and pictures changed at random.
+
+    The network is left in training mode.
+    """
+    x, y, loss = graph_of(net.train())
     optimiser = ft.optim.SGD(lr=lr, momentum=0.9, weight_decay=1e-3, nesterov=True)
     step = ft.compile_step(loss, net, optimiser, outputs=[y])
-    model = ft.compile(y)
+    model = ft.compile(net.eval()(x))
+    net.train()
     return fit(
         step,
-        digits.train,
+        data.train,
         epochs,
         batch_size,
         seed,
         net=net,
-        validate=lambda: accuracy(model, digits.test),
+        validate=lambda: accuracy(model, data.test),
         schedule=one_cycle(lr, epochs),
-        augment=shifts(2),
+        augment=data.augment,
         checkpoint=checkpoint,
         resume=resume,
         progress=progress,
@@ -157,7 +160,7 @@ def _in_fresh_process(weights: Path, data: str | Path | None) -> list[int]:
 
 
 def _pictures(
-    folder: Path, net: nn.Sequential, x: Any, digits: Digits, scores: np.ndarray, history: History
+    folder: Path, net: nn.Sequential, x: Any, digits: Dataset, scores: np.ndarray, history: History
 ) -> tuple[Path, ...]:
     image = digits.test_images[:1]
     responses = ft.compile(net[1](net[0](x)))(image)

@@ -1,20 +1,36 @@
-"""Batches: shuffled index lists over in-memory arrays, drawn from one seeded generator.
+"""Batches: the samples of a source in an order of each epoch's own, changed at random, made ready ahead in a thread.
 
-A pass over the data is `for images, labels in batches(data, 64, generator): …`. Everything random comes
-from the generator that is handed in, so that a run is repeated exactly by restoring that generator.
+    Source      what has samples: how many, and `take(rows)`, which reads some      Labelled is one in memory
+    Loader      source, batch size, seed → for each epoch its batches
+
+What comes is a function of (seed, epoch): the same for every number of threads, and for a run that was resumed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from faltung.graph.errors import DataError
+from faltung.runtime.augment import Augment, Draws, shuffled
 
 Array = np.ndarray
-Augment = Callable[[Array, np.random.Generator], Array]
+Batch = tuple[Array, Array]
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What batches are drawn from: `take(rows)` gives the images (n, …) and labels (n,) of the samples of those numbers."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Array, /) -> Batch: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,59 +50,110 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, rows: Array) -> Batch:
+        return self.images[rows], self.labels[rows]
 
-def labelled(data: Labelled | tuple[Array, Array]) -> Labelled:
-    """A pair of arrays as `Labelled`; one that is already, unchanged."""
-    if isinstance(data, Labelled):
+
+Data = Source | tuple[Array, Array]
+
+
+def source(data: Data) -> Source:
+    """A pair of arrays as a source; a source, unchanged. Raises DataError for anything else."""
+    if isinstance(data, Source) and not isinstance(data, np.ndarray):  # an array has a `take` of another kind
         return data
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise DataError(f"data is a {type(data).__name__}: expected a pair (images, labels), or what has `take` and a length")
     images, labels = data
     return Labelled(np.asarray(images), np.asarray(labels))
 
 
-def batches(
-    data: Labelled,
-    size: int,
-    generator: np.random.Generator | None = None,
-    augment: Augment | None = None,
-    drop_last: bool = False,
-) -> Iterator[tuple[Array, Array]]:
-    """Contiguous `(images, labels)` of `size` samples, the last possibly fewer; each sample comes once.
+@dataclass(frozen=True, eq=False)
+class Loader:
+    """Contiguous `(images, labels)` of `batch_size` samples, the last possibly fewer; an epoch has each sample once.
 
-    With a generator the order is shuffled and `augment(images, generator)` may alter each batch. `drop_last`
-    leaves out a last batch of fewer samples, for a network whose batch size is fixed.
-    Raises DataError where `size` is not positive or there is nothing to draw from.
+    `augment(images, draws)` alters each batch. `drop_last` leaves out a last batch of fewer samples, for a network
+    whose batch size is fixed. `prefetch` batches are made ready ahead in a thread of their own; with 0 there is none.
+    Raises DataError for numbers that cannot be, and where there is nothing to draw from.
     """
-    if size < 1:
-        raise DataError(f"batch size {size}: expected at least 1")
-    if len(data) == 0:
-        raise DataError("0 samples: expected at least 1")
-    if augment is not None and generator is None:
-        raise DataError("augment draws random numbers: hand in the generator that it draws from")
-    order = None if generator is None else generator.permutation(len(data))
-    for start in range(0, batch_count(len(data), size, drop_last) * size, size):
-        rows = slice(start, start + size) if order is None else order[start : start + size]
-        images, labels = data.images[rows], data.labels[rows]
-        if augment is not None and generator is not None:
-            images = augment(images, generator)
-        yield np.ascontiguousarray(images), np.ascontiguousarray(labels)
+
+    data: Data
+    batch_size: int
+    seed: int = 0
+    augment: Augment | None = None
+    shuffle: bool = True
+    drop_last: bool = False
+    prefetch: int = 2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", source(self.data))
+        for name, value, least in (("batch_size", self.batch_size, 1), ("prefetch", self.prefetch, 0)):
+            if value < least:
+                raise DataError(f"{name} {value}: expected at least {least}")
+        Draws(self.seed, 0, np.arange(0))  # raises for a seed that cannot be
+        if not len(self):
+            whole = "whole " * self.drop_last
+            raise DataError(f"{self.samples} samples in batches of {self.batch_size}: not one {whole}batch")
+
+    @property
+    def samples(self) -> int:
+        """How many samples the source has."""
+        return len(source(self.data))
+
+    def __len__(self) -> int:
+        """How many batches an epoch has."""
+        return self.samples // self.batch_size if self.drop_last else -(-self.samples // self.batch_size)
+
+    def epoch(self, number: int = 0) -> Generator[Batch, None, None]:
+        """The batches of that epoch, counted from 0. What goes wrong in the thread is raised here.
+
+        Leaving the loop early ends the thread, as soon as the iterator is closed or forgotten.
+        """
+        made = self._batches(number)
+        return ahead(made, self.prefetch) if self.prefetch else made
+
+    def _batches(self, number: int) -> Generator[Batch, None, None]:
+        given = source(self.data)
+        order = shuffled(self.seed, number, len(given)) if self.shuffle else np.arange(len(given))
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            rows = order[start : start + self.batch_size]
+            images, labels = given.take(rows)
+            if self.augment is not None:
+                images = self.augment(images, Draws(self.seed, number, rows))
+            if not len(images) == len(labels) == len(rows):
+                raise DataError(f"{len(rows)} samples were asked for: got {len(images)} images and {len(labels)} labels")
+            yield np.ascontiguousarray(images), np.ascontiguousarray(labels)
 
 
-def batch_count(samples: int, size: int, drop_last: bool = False) -> int:
-    """How many batches one pass over that many samples gives."""
-    return samples // size if drop_last else -(-samples // size)
+def ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
+    """The same items, of which a thread makes up to `depth` before they are asked for; its exceptions are raised here.
 
+    The thread has ended when this iterator is exhausted or closed.
+    """
+    ready: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+    room, stopped = threading.Semaphore(depth), threading.Event()
 
-def shifts(reach: int) -> Augment:
-    """An augmentation that moves each picture by up to `reach` pixels along both axes; zeros come in at the edge."""
+    def work() -> None:
+        end: BaseException = StopIteration()
+        try:
+            iterator = iter(items)
+            while room.acquire() and not stopped.is_set():
+                ready.put((next(iterator), None))
+        except BaseException as reason:  # StopIteration as well: whatever it was, it is the caller's
+            end = reason
+        ready.put((None, end))
 
-    def shift(images: Array, generator: np.random.Generator) -> Array:
-        count, _, height, width = images.shape
-        padded = np.pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
-        corner = generator.integers(0, 2 * reach + 1, size=(2, count))
-        rows = corner[0][:, None] + np.arange(height)
-        columns = corner[1][:, None] + np.arange(width)
-        sample = np.arange(count)[:, None, None]
-        # The slice for the channels stands between index arrays, so NumPy puts the channels last.
-        return np.moveaxis(padded[sample, :, rows[:, :, None], columns[:, None, :]], -1, 1)
-
-    return shift
+    thread = threading.Thread(target=work, name="faltung-batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, end = ready.get()
+            if isinstance(end, StopIteration):
+                return
+            if end is not None:
+                raise end
+            room.release()
+            yield item  # type: ignore[misc]  # where there is no end there is an item
+    finally:
+        stopped.set()
+        room.release()
+        thread.join()

@@ -1,8 +1,8 @@
 """The training loop: epochs of shuffled batches through a compiled step, measured, shown, saved, resumed.
 
 The loop knows no network. A step takes `(images, labels)` and returns the loss, or the loss followed by the
-outputs it was compiled with, of which the first is taken as the class scores. Everything random comes from one
-generator, whose state is part of a checkpoint: a run that was stopped and resumed ends in the same bits.
+outputs it was compiled with, of which the first is taken as the class scores. What is random about an epoch is a
+function of the seed and its number: a run that was stopped and resumed ends in the same bits.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from faltung.graph.errors import CheckpointError, DataError, FaltungError
+from faltung.graph.errors import CheckpointError, FaltungError
 from faltung.runtime import checkpoint as files
-from faltung.runtime.data import Array, Augment, Labelled, batch_count, batches, labelled
+from faltung.runtime.augment import Augment
+from faltung.runtime.data import Array, Data, Loader
 
-Data = Labelled | tuple[Array, Array]
 Schedule = Callable[[float], float]
 
 
@@ -87,12 +87,9 @@ Callback = Callable[[Record], Any]
 class _Loop:
     """What stays the same from epoch to epoch."""
 
+    loader: Loader
     epochs: int
-    batch_size: int
-    generator: np.random.Generator
     schedule: Schedule | None
-    augment: Augment | None
-    drop_last: bool
     progress: bool
 
 
@@ -110,9 +107,9 @@ def one_cycle(peak: float, epochs: float, warm_up: float = 0.2) -> Schedule:
 
 def accuracy(model: Callable[[Array], Array], data: Data, batch_size: int = 250) -> float:
     """The share of samples whose largest score is that of their class."""
-    data = labelled(data)
-    hits = sum(_hits(model(images), labels) for images, labels in batches(data, batch_size))
-    return hits / len(data)
+    loader = Loader(data, batch_size, shuffle=False, prefetch=0)
+    hits = sum(_hits(model(images), labels) for images, labels in loader.epoch())
+    return hits / loader.samples
 
 
 def fit(
@@ -127,16 +124,18 @@ def fit(
     schedule: Schedule | None = None,
     augment: Augment | None = None,
     drop_last: bool = False,
+    prefetch: int = 2,
     checkpoint: str | Path | None = None,
     resume: bool = True,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
 ) -> History:
-    """Train for `epochs` passes over `data`, a pair `(images, labels)`; returns the record of every epoch.
+    """Train for `epochs` passes over `data`, a pair `(images, labels)` or a source; returns the record of every epoch.
 
     `validate()` is called after each epoch and returns an accuracy. `schedule(epoch)` gives the learning rate;
-    its argument counts passes and has a fraction, 2.5 is the middle of the third. `augment(images, generator)`
-    alters each batch. A callback gets each record, and ends the run by returning True.
+    its argument counts passes and has a fraction, 2.5 is the middle of the third. `augment(images, draws)` alters
+    each batch; this, `drop_last` and `prefetch` are those of a `Loader`, whose batches are trained on. A callback
+    gets each record, and ends the run by returning True.
 
     With `checkpoint` the state is written there after each epoch, with the weights of `net`; where the file
     exists already and `resume` holds, training goes on from it, and ends as if it had never stopped.
@@ -144,28 +143,25 @@ def fit(
     Raises DataError for data that does not pair up, CheckpointError for a file that does not belong to this run,
     Diverged as soon as a loss is not a number.
     """
-    data = labelled(data)
-    if batch_size < 1 or batch_count(len(data), batch_size, drop_last) == 0:
-        raise DataError(f"{len(data)} samples in batches of {batch_size}: not one {'whole ' * drop_last}batch")
-    run = {"seed": seed, "batch_size": batch_size, "samples": len(data), "drop_last": drop_last}
-    generator = np.random.default_rng(seed)
+    loader = Loader(data, batch_size, seed, augment, drop_last=drop_last, prefetch=prefetch)
+    run = {"seed": seed, "batch_size": batch_size, "samples": loader.samples, "drop_last": drop_last}
     history = History()
     if checkpoint is not None:
         if net is None:
             raise CheckpointError("a checkpoint holds the network's weights: pass the network as net=")
         if resume and Path(checkpoint).exists():
-            history = _resume(Path(checkpoint), step, net, generator, run)
+            history = _resume(Path(checkpoint), step, net, run)
 
-    loop = _Loop(epochs, batch_size, generator, schedule, augment, drop_last, progress)
+    loop = _Loop(loader, epochs, schedule, progress)
     for epoch in range(len(history), epochs):
-        record = _epoch(step, data, epoch, loop)
+        record = _epoch(step, epoch, loop)
         if validate is not None:
             record = replace(record, val_accuracy=float(validate()))
         history.records.append(record)
         if progress:
             print(_line(record, epochs), file=sys.stderr)
         if checkpoint is not None and net is not None:
-            state = {"run": run, "generator": files.generator_state(generator), "history": history.to_json()}
+            state = {"run": run, "history": history.to_json()}
             weights, optimiser = dict(net.state_dict()), dict(step.state_dict())
             files.save(checkpoint, files.Checkpoint(weights, optimiser, state))
         answers = [callback(record) for callback in callbacks]
@@ -174,12 +170,11 @@ def fit(
     return history
 
 
-def _epoch(step: Step, data: Labelled, epoch: int, loop: _Loop) -> Record:
-    count = batch_count(len(data), loop.batch_size, loop.drop_last)
-    order = batches(data, loop.batch_size, loop.generator, loop.augment, loop.drop_last)
+def _epoch(step: Step, epoch: int, loop: _Loop) -> Record:
+    count, order = len(loop.loader), loop.loader.epoch(epoch)
     total, hits, seen, scored = 0.0, 0, 0, False
     started = time.perf_counter()
-    with _bar(loop.progress, count, f"epoch {epoch + 1}/{loop.epochs}") as bar:
+    with closing(order), _bar(loop.progress, count, f"epoch {epoch + 1}/{loop.epochs}") as bar:
         for index, (images, labels) in enumerate(order):
             if loop.schedule is not None:
                 step.lr = loop.schedule(epoch + index / count)
@@ -204,13 +199,11 @@ def _epoch(step: Step, data: Labelled, epoch: int, loop: _Loop) -> Record:
     return Record(epoch + 1, total / seen, share, None, float(step.lr), seen / seconds, seconds)
 
 
-def _resume(
-    path: Path, step: Step, net: files.Stateful, generator: np.random.Generator, run: dict[str, Any]
-) -> History:
+def _resume(path: Path, step: Step, net: files.Stateful, run: dict[str, Any]) -> History:
     saved = files.load(path)
     try:
         history = History.from_json(saved.progress["history"])
-        was, state = dict(saved.progress["run"]), saved.progress["generator"]
+        was = dict(saved.progress["run"])
     except (KeyError, ValueError, TypeError) as reason:
         raise CheckpointError(f"{path}: its training progress cannot be read: {reason!r}") from reason
     differing = [f"{name} was {was.get(name)}, now {value}" for name, value in run.items() if was.get(name) != value]
@@ -220,7 +213,6 @@ def _resume(
         )
     files.fit_into(net, saved.weights, "weights")
     files.fit_into(step, saved.optimiser, "optimiser's values")
-    files.restore_generator(generator, state)
     return history
 
 

