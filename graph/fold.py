@@ -99,6 +99,8 @@ class _Folding:
     def __init__(self, t: Tensor, fixed: Callable[[Tensor], bool]) -> None:
         self.t, self.fixed = t, fixed
         self.operands = list(t.operands)
+        self._forms: dict[tuple[Equation, Expr], _Linear] = {}
+        self._folded: dict[tuple[Equation, Expr], Expr] = {}
 
     def tensor(self, pieces: Sequence[Equation]) -> Tensor:
         """The tensor of these equations, without operands that nothing reads."""
@@ -110,12 +112,17 @@ class _Folding:
 
     def folded(self, eq: Equation) -> Equation:
         """The equation itself where nothing is gained."""
-        expr = self._close(eq, eq.expr, self._linear(eq, eq.expr))
+        expr = self._close(eq, eq.expr)
         return eq if expr is eq.expr else replace(eq, expr=expr)
 
     # ---- linear forms ----
 
     def _linear(self, eq: Equation, e: Expr) -> _Linear:
+        if (eq, e) not in self._forms:
+            self._forms[eq, e] = self._form(eq, e)
+        return self._forms[eq, e]
+
+    def _form(self, eq: Equation, e: Expr) -> _Linear:
         if self._is_fixed(e):
             return _Linear((), e)
         if isinstance(e, Apply) and e.fn in ("add", "sub", "neg", "mul", "div"):
@@ -136,13 +143,18 @@ class _Folding:
     def _atom(self, eq: Equation, e: Expr) -> Expr:
         """The node with what is below it folded."""
         if isinstance(e, Apply):
-            return _rebuilt(e, tuple(self._close(eq, a, self._linear(eq, a)) for a in e.args))
+            return _rebuilt(e, tuple(self._close(eq, a) for a in e.args))
         if isinstance(e, Reduce):
-            return _rebuilt(e, (self._close(eq, e.body, self._linear(eq, e.body)),))
+            return _rebuilt(e, (self._close(eq, e.body),))
         return e
 
-    def _close(self, eq: Equation, e: Expr, form: _Linear) -> Expr:
-        """The expression of a linear form, `e` where it says the same."""
+    def _close(self, eq: Equation, e: Expr) -> Expr:
+        """What has the value of `e`, with all that does not change computed apart; `e` itself where nothing is gained."""
+        if (eq, e) not in self._folded:
+            self._folded[eq, e] = self._expression(eq, e, self._linear(eq, e))
+        return self._folded[eq, e]
+
+    def _expression(self, eq: Equation, e: Expr, form: _Linear) -> Expr:
         into = [self._into_factor(eq, atom, c) for atom, c in form.terms]
         if form.plain and all(i is None for i in into):
             old = self._atom(eq, e) if isinstance(e, (Apply, Reduce)) and not self._is_fixed(e) else e

@@ -450,4 +450,5 @@ HARMLESS: tuple[tuple[str, str, str], ...] = (
     ("loop ends one late", "Y[n]",              "a further block of lanes, none of which exists: nothing is stored"),
     ("max for min",        "= 6·p",             "a further tap: its bracket asks for a position behind the window"),
     ("strides swapped",    " = 0",              "the same zeros in another order"),
+    ("load one further",   "X[n,c+2·g,i+p-1]·K[f+g", "a vector of a halo ends with one element that is not: it is drawn by no lane"),
 )  # fmt: skip

@@ -115,7 +115,8 @@ class Group:
         """Whether the kernel does here what the right one does: the same reads in the same order, and the same writes.
 
         Then it is no fault on this shape: code that is not reached, a stride of an index that is always 0, a bound that
-        is never the one that counts. Elements of a halo do not count among the reads: they are 0.
+        is never the one that counts. Elements of a halo do not count among the reads: they are 0. Neither do those of a part
+        of a sum that had no terms.
         """
         (memory, trace), (other, traced) = self._run(number, self.steps[number].kernel), self._run(number, kernel)
         return trace == traced and all(np.array_equal(a, other[n]) for n, a in memory.items())
@@ -129,6 +130,8 @@ class Group:
                 slot = self.slots[b]
                 if slot.layout is not None and slot.layout.has_halo:
                     halos[declared.name] = halo(slot, self.batch)
+                elif slot.layout is None and not declared.written:
+                    halos[declared.name] = memory[b] == 0
             trace += [a for a in seen if a[1] not in halos or a[0] == "write" or not halos[a[1]][np.frombuffer(a[2], np.int64)].all()]
         return memory, trace
 
