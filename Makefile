@@ -6,7 +6,7 @@ PY    := .venv/bin/python
 STAMP := .venv/stamp-test
 TREE  := build/tree/faltung
 
-.PHONY: test lint sweep guarded operations demo bench clean
+.PHONY: test lint sweep guarded operations demo gallery bench clean
 
 test: lint
 	$(PY) -m pytest -q
@@ -35,6 +35,10 @@ operations: $(STAMP)
 demo: $(STAMP)
 	$(PY) -m faltung demo
 
+# The pictures of docs/gallery.md, or those of NAMES; some examples train for minutes.
+gallery: .venv/stamp-examples
+	$(PY) examples/gallery.py $(NAMES)
+
 bench: .venv/stamp-bench
 	$(PY) -m bench training
 	$(PY) -m bench startup
@@ -43,6 +47,10 @@ $(STAMP): pyproject.toml
 	$(if $(PYTHON),,$(error Python 3.11 or newer is needed: none of python3.13, python3.12, python3.11, python3 is))
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --editable ".[demo,test]"
+	touch $@
+
+.venv/stamp-examples: $(STAMP)
+	$(PY) -m pip install --quiet --editable ".[examples]"
 	touch $@
 
 .venv/stamp-bench: $(STAMP)

@@ -82,8 +82,8 @@ def placed(order: Sequence[Tensor], found: dict[Tensor, Layout], inside: Mapping
             found[whole] = replace(found[whole], halo=_wider(found[whole].halo, found[t].halo))
     for t in reversed(order):
         if t in inside:
-            whole = found[inside[t].whole]
-            found[t] = replace(found[t], halo=whole.halo, whole=whole, at=inside[t].at)
+            around = found[inside[t].whole]
+            found[t] = replace(found[t], halo=around.halo, whole=around, at=inside[t].at)
 
 
 def _wider(a: Halo, b: Halo) -> Halo:

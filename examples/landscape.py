@@ -89,8 +89,9 @@ def main() -> None:
         keep.mkdir(parents=True, exist_ok=True)
         found = [study(residual, SHORT if given.short else Size(), data, keep) for residual in (True, False)]
     (_, _, smooth), (_, _, plain) = found
-    print(f"the plain network bends {plain.largest / smooth.largest:.2g} times as much")
-    print("wrote", pictures.landscapes({f"{name}: curvature {e.largest:.3g}": surface for name, surface, e in found}, given.out))
+    print(f"without shortcuts the loss bends {plain.largest / smooth.largest:.2g} times as much, in lengths of filters")
+    titles = [f"{name}: curvature at the centre {ends.largest:.0f}, minima {len(surface.minima())}" for name, surface, ends in found]
+    print("wrote", pictures.landscapes(dict(zip(titles, (surface for _, surface, _ in found), strict=True)), given.out))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import faltung as ft
 from faltung import nn, photos, zoo
 
 PHOTOS = ("chelsea", "coffee", "motorcycle_left", "astronaut", "rocket", "brick")
-SHOWN, CROP = 7, 64
+SHOWN, CROP = 6, 64
 
 
 def scaled(pictures: np.ndarray) -> np.ndarray:
@@ -76,7 +76,7 @@ def main() -> None:
     layers = list(accumulate(stages, lambda y, stage: stage(y), initial=x))[1:]
     responses = ft.compile(layers)(scaled(seen[None]))
 
-    drawn, axes = figure(11, 4.6, len(layers), 1 + SHOWN)
+    drawn, axes = figure(8.4, 3.9, len(layers), 1 + SHOWN)
     for number, (row, y, found) in enumerate(zip(axes, layers, responses, strict=True)):
         _, channels, height, width = found.shape
         # strict: sums of products alone, so that what is not read is exactly 0
@@ -87,7 +87,7 @@ def main() -> None:
         print(f"layer {number + 1}: {channels} channels of {height}×{width}; a response sees {extents[0]}×{extents[1]} pixels, by arithmetic {expected}")
         assert extents == [expected, expected]
         top, left = (int(at.min()) for at in read)
-        show(row[0], seen, f"layer {number + 1} sees {expected}×{expected}")
+        show(row[0], seen, f"layer {number + 1}: {expected}×{expected}")
         right, bottom = left + extents[1], top + extents[0]
         row[0].plot([left, right, right, left, left], [top, top, bottom, bottom, top], color="#00e5ff", linewidth=1.5)
         liveliest = np.argsort(-found[0].std(axis=(1, 2)))[:SHOWN]

@@ -82,9 +82,9 @@ class Ends(NamedTuple):
 def ends(product: Product, size: int, most: int = 60, tolerance: float = 1e-3, seed: int = 0) -> Ends:
     """The ends of the spectrum of a symmetric map of vectors (size,), by at most that many products.
 
-    Stops as soon as both errors are within `tolerance` of the larger magnitude. The error of a Ritz value θ with vector
-    y is ‖A·y - θ·y‖ = β·|last entry of its eigenvector|. Raises DataError for a size or a number of products below 1, and
-    for a product that is not finite.
+    Stops as soon as each error is within `tolerance` of its own number. The error of a Ritz value θ with vector y is
+    ‖A·y - θ·y‖ = β·|last entry of its eigenvector|. Ends that are not reached yet lie outside what is found, not inside.
+    Raises DataError for a size or a number of products below 1, and for a product that is not finite.
     """
     if size < 1 or most < 1:
         raise DataError(f"Lanczos: {most} products of vectors of {size} numbers; expected at least 1 of each")
@@ -103,9 +103,9 @@ def ends(product: Product, size: int, most: int = 60, tolerance: float = 1e-3, s
             image = image - basis[: k + 1].T @ (basis[: k + 1] @ image)
         betas.append(float(np.linalg.norm(image)))
         found = _ends(alphas, betas)
-        largest = max(abs(found.smallest), abs(found.largest))
-        closed = betas[-1] <= 1e-12 * largest  # the basis spans an invariant space: nothing further is reached
-        if closed or k + 1 == len(basis) or max(found.error) <= tolerance * largest:
+        values = np.abs([found.smallest, found.largest])
+        closed = betas[-1] <= 1e-12 * values.max()  # the basis spans an invariant space: nothing further is reached
+        if closed or k + 1 == len(basis) or (found.error <= tolerance * values).all():
             return found
         basis[k + 1] = image / betas[-1]
 

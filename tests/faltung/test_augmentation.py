@@ -296,8 +296,7 @@ def test_no_more_is_made_than_was_asked_for() -> None:
     assert list(taken) == list(range(1, 100)) and threads() == 0
 
 
-def test_batches_are_made_while_others_are_used() -> None:
-    """Three of 0.1 s each, used for 0.1 s each: with a thread about 0.4 s, without 0.6 s."""
+def test_the_next_batch_is_made_while_one_is_used() -> None:
     began = threading.Event()
 
     class Slow:

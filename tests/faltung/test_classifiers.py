@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from faltung import pictures
+from faltung.cli import main
 from faltung.graph.errors import CheckpointError, DataError
 from faltung.runtime.train import History, Record
 from tests.faltung.test_datasets import write
@@ -56,6 +58,19 @@ def test_clothes(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     write(tmp_path, train=61)
     with pytest.raises(CheckpointError, match="samples was 60, now 61"):
         command("fashion")(given)
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
+def test_the_train_command_takes_either_set(dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, train=50, test=20)
+    given = ["train", "--net", "mlp", "--dataset", dataset, "--data", str(tmp_path), "--epochs", "1"]
+    assert main(given) == 0
+    assert "on 20 held-out pictures" in capsys.readouterr().out
+    assert main([*given, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["dataset"] == dataset and found["history"][0]["epoch"] == 1
+    assert main([*given, "--seed", "-1"]) == 1
+    assert "manual_seed(-1)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 30])

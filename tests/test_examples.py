@@ -1,0 +1,64 @@
+"""Every example runs in its short form and draws its picture; the gallery shows all of them in the order of the course."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+PAGE = EXAMPLES.parent / "docs" / "gallery.md"
+NOT_OF_THE_COURSE = {"drawing", "gallery", "worked_exercise"}  # what examples share, what runs them, what has a test of its own
+LONGEST = 100
+
+sys.path.insert(0, str(EXAMPLES))  # as where one of them is run
+from gallery import COURSE, MOST_BYTES, Example, shrink  # noqa: E402
+
+sys.path.remove(str(EXAMPLES))
+
+
+@pytest.mark.parametrize("example", COURSE, ids=lambda example: example.name)
+def test_the_short_form_draws_a_picture(example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if lacking := example.lacks(short=True):
+        pytest.skip(f"needs {lacking}")
+    image = pytest.importorskip("PIL.Image", reason="pictures are looked at with Pillow")
+    program, *arguments = example.command(tmp_path, short=True)
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    runpy.run_path(program, run_name="__main__")
+    with image.open(tmp_path / example.picture) as picture:
+        assert min(picture.size) >= 200
+        assert len(picture.convert("RGB").getcolors(picture.width * picture.height)) >= 10  # something is on it
+
+
+def test_all_examples_belong_to_the_course() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {example.name for example in COURSE} | NOT_OF_THE_COURSE
+
+
+@pytest.mark.parametrize("example", COURSE, ids=lambda example: example.name)
+def test_an_example_is_short(example: Example) -> None:
+    assert len((EXAMPLES / f"{example.name}.py").read_text("utf-8").splitlines()) <= LONGEST
+
+
+def test_the_gallery_follows_the_course() -> None:
+    """Each section has the command of an example, then its picture, which is there and small."""
+    shown = re.findall(r"^    python examples/(\w+)\.py.*\n\n!\[[^\]]+\]\(gallery/([\w.-]+)\)$", PAGE.read_text("utf-8"), re.M)
+    assert shown == [(example.name, example.picture) for example in COURSE]
+    pictures = {path.name: path.stat().st_size for path in PAGE.with_suffix("").iterdir()}
+    assert set(pictures) == {picture for _, picture in shown}
+    assert max(pictures.values()) <= MOST_BYTES
+
+
+def test_pictures_are_made_small(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="pictures are made small with Pillow")
+    path = tmp_path / "noise.png"
+    image.fromarray(np.random.default_rng(0).integers(0, 256, (500, 700, 3), np.uint8)).save(path)
+    assert path.stat().st_size > MOST_BYTES
+    shrink(path)
+    assert path.stat().st_size <= MOST_BYTES
+    with image.open(path) as small:
+        assert abs(small.width / small.height - 7 / 5) < 0.01  # its proportions are kept
