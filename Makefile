@@ -9,7 +9,7 @@ TREE  := build/tree/faltung
 .PHONY: test lint sweep guarded operations demo gallery bench clean
 
 test: lint
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n 2 --dist worksteal
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

@@ -1,4 +1,4 @@
-"""Fixtures for every test: golden text, and a kernel cache of its own."""
+"""Fixtures for every test: golden text, a kernel cache apart from the user's, and figures for the summary."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
+SAID = "said"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,7 +19,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests neither read nor fill the user's cache, unless FALTUNG_CACHE is set on purpose."""
-    os.environ.setdefault("FALTUNG_CACHE", str(tmp_path_factory.mktemp("kernels")))
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "kernels"  # shared by the workers of a run
+    folder.mkdir(mode=0o700, exist_ok=True)
+    os.environ.setdefault("FALTUNG_CACHE", str(folder))
+
+
+@pytest.fixture
+def say(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """`say(text)` prints a line when all tests have run, whichever process they ran in."""
+    return lambda text: record_property(SAID, text)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in terminalreporter.getreports("passed"):
+        for name, text in report.user_properties:
+            if name == SAID:
+                terminalreporter.write_line(str(text))
 
 
 @pytest.fixture

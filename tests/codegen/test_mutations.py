@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 
 import pytest
@@ -46,11 +47,10 @@ def test_a_fault_in_the_source_is_caught(fault: Fault) -> None:
         assert any(subject.broken() is not None for subject in subjects), f"{fault}: nothing notices"
 
 
-def test_there_are_enough_faults(capsys: pytest.CaptureFixture[str]) -> None:
+def test_there_are_enough_faults(say: Callable[[str], None]) -> None:
     assert len(set(FAULTS)) == len(FAULTS) >= 90
     functions = {fault.function for fault in FAULTS}
-    with capsys.disabled():
-        print(f"\n{len(FAULTS)} faults in {len(functions)} functions of the source, {len(EQUIVALENT)} more that are none", end="")
+    say(f"{len(FAULTS)} faults in {len(functions)} functions of the source are planted, each in a test; {len(EQUIVALENT)} more are none")
 
 
 @pytest.mark.parametrize("fault, why", EQUIVALENT, ids=str)
@@ -71,7 +71,7 @@ def test_a_fault_is_gone_afterwards() -> None:
 # ---- in the Loop IR ----
 
 
-def test_faults_in_the_loops_are_caught(capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults_in_the_loops_are_caught(say: Callable[[str], None]) -> None:
     """A seeded sample of all faults. A fault that changes neither what is read nor what is written is none on this shape."""
     generator, caught, inert, excused = random.Random(SEED), Counter[str](), 0, Counter[str]()
     missed = []
@@ -89,8 +89,7 @@ def test_faults_in_the_loops_are_caught(capsys: pytest.CaptureFixture[str]) -> N
                 missed.append(f"{subject.name}, {group.steps[number].equation}: {mutant.kind} at {mutant.place}")
     assert not missed, "\n".join(missed)
     assert caught.total() >= 150 and len(caught) >= 18, caught
-    with capsys.disabled():
-        print(f"\n{caught.total()} faults of {len(caught)} kinds in the loops are caught; {inert} do nothing on their shape, {excused.total()} are harmless", end="")
+    say(f"{caught.total()} faults of {len(caught)} kinds in the loops are caught; {inert} do nothing on their shape, {excused.total()} are harmless")
 
 
 def harmless(kind: str, group: Group) -> str | None:
