@@ -90,7 +90,7 @@ def main() -> None:
         found = [study(residual, SHORT if given.short else Size(), data, keep) for residual in (True, False)]
     (_, _, smooth), (_, _, plain) = found
     print(f"without shortcuts the loss bends {plain.largest / smooth.largest:.2g} times as much, in lengths of filters")
-    titles = [f"{name}: curvature at the centre {ends.largest:.0f}, minima {len(surface.minima())}" for name, surface, ends in found]
+    titles = [f"{name}\n{len(surface.minima())} minima, curvature at the centre {ends.largest:.0f}" for name, surface, ends in found]
     print("wrote", pictures.landscapes(dict(zip(titles, (surface for _, surface, _ in found), strict=True)), given.out))
 
 
