@@ -154,7 +154,7 @@ class _Stream:
             return read(0, lanes)
         picks = drawn(value, self.read.width, self.nest.c.group, lanes)
         if self.span < lanes:
-            return k.shuffle([read(0, self.span)], picks)
+            return k.shuffle([read(0, self.span)], picks) if self.span > 1 else k.splat(read(0, 1), lanes)
         numbers = sorted({p // lanes for p in picks})
         return k.shuffle([read(n, lanes) for n in numbers], [numbers.index(p // lanes) * lanes + p % lanes for p in picks])
 
