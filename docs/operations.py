@@ -9,13 +9,11 @@ is what that many configurations of the row have earned. The exit code is 1 when
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 
@@ -27,10 +25,11 @@ from faltung.graph.index import Batch
 from faltung.graph.pipeline import optimise
 from faltung.graph.show import bar, expression
 from faltung.graph.tensor import FLOATS, Tensor, topological
+from tests.sweep.__main__ import told
 from tests.sweep.check import CHECKS, EXACT, FORWARD, PRINTED, Outcome
 from tests.sweep.draw import Labels, Row
 from tests.sweep.rows import FAMILIES, ROWS, seeds
-from tests.sweep.workers import PLAIN, outcomes
+from tests.sweep.workers import PLAIN, logged
 
 PAGE = Path(__file__).with_suffix(".md")
 TARGET = "avx512"  # whose schedules are shown, whatever machine writes the page
@@ -178,39 +177,26 @@ def line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(map(escape, cells)) + " |"
 
 
-def logged(chosen: Sequence[int], jobs: int, log: Path | None) -> Iterator[Outcome]:
-    """The outcomes of these seeds: those that the log holds first, the others added to it."""
-    lines = log.read_text("utf-8").splitlines() if log is not None and log.exists() else []
-    held = {o.seed: o for o in (Outcome(**json.loads(text)) for text in lines)}
-    yield from (held[seed] for seed in chosen if seed in held)
-    with open(log or os.devnull, "a", encoding="utf-8") as file:
-        for o in outcomes([seed for seed in chosen if seed not in held], PLAIN, jobs):
-            print(json.dumps(asdict(o)), file=file, flush=True)
-            yield o
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the configurations and write the page."""
     parser = argparse.ArgumentParser(prog="python -m docs.operations", description=__doc__)
     parser.add_argument("--count", type=int, default=16, help="configurations of each row")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     parser.add_argument("--out", type=Path, default=PAGE)
-    parser.add_argument("--log", type=Path, help="file to keep outcomes in: a run that was broken off goes on from there")
+    parser.add_argument("--log", type=Path, help="as of the sweep")
     arguments = parser.parse_args(argv)
     os.environ.setdefault("FALTUNG_CACHE", "off")
     chosen = sorted(seed for name in ROWS for seed in seeds(name, arguments.count))
     found: dict[str, list[Outcome]] = defaultdict(list)
-    for done, o in enumerate(logged(chosen, arguments.jobs, arguments.log), 1):
-        found[o.row].append(o)
-        if o.failed:
-            faults = [f"{check}: {fault}" for check, some in o.faults.items() for fault in some]
-            print(f"FAILED  {o.about}\n  " + "\n  ".join(faults) + f"\n  again: python -m tests.sweep --seed {o.seed}", flush=True)
-        if done % 100 == 0:
-            print(f"{done} of {len(chosen)}", file=sys.stderr, flush=True)
+
+    def by_row() -> Iterator[Outcome]:
+        for o in logged(chosen, PLAIN, arguments.jobs, arguments.log):
+            found[o.row].append(o)
+            yield o
+
+    failed = told(by_row(), len(chosen), PLAIN)
     arguments.out.write_text(page(found, arguments.count), encoding="utf-8")
-    failures = sum(o.failed for some in found.values() for o in some)
-    print(f"{arguments.out}: {len(ROWS)} operations, {len(chosen)} configurations, {failures} failures")
-    return 1 if failures else 0
+    return failed
 
 
 if __name__ == "__main__":

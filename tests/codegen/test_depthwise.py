@@ -191,10 +191,12 @@ def test_groups_as_machine_code(target: Target, exact: bool) -> None:
 
 
 @pytest.mark.parametrize("target", RUNNABLE, ids=RUNNABLE_IDS)
-def test_doubles(target: Target) -> None:
-    x, k = dsl.input("x", (N, 18, 7, 6), "float64"), dsl.input("k", (18, 2, 3, 3), "float64")
-    y = dsl.conv2d(x, k, padding=1, groups=9)
-    check(optimise([y, *grad(y, [x, k], dsl.input("g", (N, 18, 7, 6), "float64"))]), target, 2, "code", exact=False)
+@pytest.mark.parametrize("groups, into, out", [(9, 2, 2), (2, 1, 2), (2, 2, 1)])
+def test_doubles(target: Target, groups: int, into: int, out: int) -> None:
+    """A vector of doubles may be drawn from a single channel."""
+    x, k = dsl.input("x", (N, into * groups, 7, 6), "float64"), dsl.input("k", (out * groups, into, 3, 3), "float64")
+    y = dsl.conv2d(x, k, padding=1, groups=groups)
+    check(optimise([y, *grad(y, [x, k], dsl.input("g", (N, out * groups, 7, 6), "float64"))]), target, 2, "code", exact=False)
 
 
 # ---- in a program ----

@@ -13,10 +13,11 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from tests.sweep.check import Outcome
 from tests.sweep.rows import ROWS, seeds
-from tests.sweep.workers import GUARDED, PLAIN, one, outcomes
+from tests.sweep.workers import GUARDED, PLAIN, logged, one
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--row", choices=[*ROWS], metavar="NAME", help="configurations of this row alone, such as 'conv2d, stride 2'")
     parser.add_argument("--guarded", action="store_true", help="run kernels between forbidden pages, on results full of NaN")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
+    parser.add_argument("--log", type=Path, help="file that keeps what was found: a run that was broken off goes on from there")
     arguments = parser.parse_args(argv)
     mode = GUARDED if arguments.guarded else PLAIN
     with tempfile.TemporaryDirectory() as folder:
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             chosen = list(range(arguments.start, arguments.start + arguments.count))
         print(f"{mode} sweep, seeds {chosen[0]} … {chosen[-1]}", flush=True)
-        return told(outcomes(chosen, mode, max(1, arguments.jobs)), len(chosen), mode)
+        return told(logged(chosen, mode, max(1, arguments.jobs), arguments.log), len(chosen), mode)
 
 
 def told(found: Iterable[Outcome], count: int, mode: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -67,6 +68,17 @@ def outcomes(seeds: Sequence[int], mode: str, jobs: int) -> Iterator[Outcome]:
         if isinstance(result, BaseException):
             raise result
         yield result
+
+
+def logged(seeds: Sequence[int], mode: str, jobs: int, log: Path | None) -> Iterator[Outcome]:
+    """The same, where a file keeps what was found: a run that was broken off goes on from there."""
+    lines = log.read_text("utf-8").splitlines() if log is not None and log.exists() else []
+    held = {o.seed: o for o in (Outcome(**json.loads(text)) for text in lines)}
+    yield from (held[seed] for seed in seeds if seed in held)
+    with open(log or os.devnull, "a", encoding="utf-8") as file:
+        for o in outcomes([seed for seed in seeds if seed not in held], mode, jobs):
+            print(json.dumps(dataclasses.asdict(o)), file=file, flush=True)
+            yield o
 
 
 def _finish(part: Sequence[int], mode: str, found: Queue[Outcome | BaseException]) -> None:
