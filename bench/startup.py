@@ -32,10 +32,10 @@ start = clock(); import numpy as np; numpy = clock()
 import faltung as ft; imported = clock()
 found = {"numpy": numpy - start, "import": imported - numpy}
 if sys.argv[1] != "import":
-    from faltung import networks
+    from faltung import zoo
     from faltung.demo import graph_of
     start = clock()
-    net = networks.lenet5()
+    net = zoo.lenet5()
     _, _, loss = graph_of(net)
     ft.grad(loss, dict(net.named_parameters()))
     derived = clock()

@@ -16,9 +16,10 @@ import numpy as np
 
 import faltung as ft
 from bench.timing import Timing, in_turns, table
-from faltung import networks
+from faltung import zoo
 from faltung.demo import graph_of
 from faltung.runtime.threads import set_threads
+from faltung.zoo.digits import CLASSES
 
 LR, MOMENTUM = 0.01, 0.9
 TOLERANCE = 1e-4  # of the largest weight, after one step in float32
@@ -27,7 +28,7 @@ NO_TORCH = "PyTorch is not installed, so Faltung stands alone here: pip install 
 
 @dataclass(frozen=True)
 class Case:
-    """A network of faltung.networks at a batch size."""
+    """A network of the zoo at a batch size."""
 
     title: str
     network: str
@@ -63,10 +64,10 @@ def main(argv: list[str]) -> int:
 
 def measure(case: Case, torch: Any, rounds: int) -> dict[str, Timing]:
     """Timings by competitor; raises ArithmeticError where the two do not train alike."""
-    net = networks.named(case.network)
+    net = zoo.build(case.network)
     generator = np.random.default_rng(0)
-    images = generator.random((case.batch, 1, networks.SIDE, networks.SIDE), np.float32)
-    labels = generator.integers(0, networks.CLASSES, case.batch)
+    images = generator.random((case.batch, *zoo.DIGIT), np.float32)
+    labels = generator.integers(0, CLASSES, case.batch)
     start = {name: np.array(array) for name, array in net.state_dict().items()}
     _, _, loss = graph_of(net)
     step = ft.compile_step(loss, net, ft.optim.SGD(lr=LR, momentum=MOMENTUM))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import faltung as ft
-from faltung import networks
+from faltung import zoo
 from faltung.codegen import show
 from faltung.datasets import mnist
 from faltung.demo import train
@@ -58,7 +58,7 @@ def elided(text: str) -> list[str]:
 def digits() -> tuple[np.ndarray, History]:
     """The filters of the demo's first layer after a few epochs, and how the epochs went."""
     ft.manual_seed(0)
-    net = networks.digits()
+    net = zoo.digits()
     history = train(net, mnist(), epochs=EPOCHS, progress=False)
     return net.state_dict()["0.weight"][:, 0], history
 

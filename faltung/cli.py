@@ -20,7 +20,7 @@ from typing import Any
 
 from faltung.graph.errors import FaltungError
 
-NETWORKS = "digits, lenet5, wide, mlp or resnet20"
+NETWORK = "of the zoo: digits, lenet5, resnet20, vgg16, …; any other word lists them"
 INTERRUPTED = 130  # what shells expect of a program ended by Ctrl-C
 
 
@@ -66,13 +66,13 @@ def demo(arguments: argparse.Namespace) -> Answer:
 def train(arguments: argparse.Namespace) -> Answer:
     """Train a named network on digits or clothes."""
     import faltung as ft
-    from faltung import datasets, networks
+    from faltung import datasets, zoo
     from faltung.demo import train as train_on
-    from faltung.runtime.checkpoint import save_weights
+    from faltung.zoo.digits import CLASSES
 
     ft.manual_seed(arguments.seed)
     data = datasets.TABLE[arguments.dataset](arguments.data)
-    net = networks.named(arguments.net)
+    net = zoo.build(arguments.net, in_channels=zoo.DIGIT[0], num_classes=CLASSES)
     history = train_on(
         net,
         data,
@@ -88,7 +88,7 @@ def train(arguments: argparse.Namespace) -> Answer:
         last = history[-1]
         answer.lines.append(f"loss {last.loss:.4f}, accuracy {last.val_accuracy:.4f} on {len(data.test_labels)} held-out pictures")
     if arguments.save:
-        save_weights(arguments.save, net.state_dict())
+        net.save(arguments.save)
         answer.lines.append(f"wrote {arguments.save}")
         answer.values["weights"] = str(arguments.save)
     return answer
@@ -116,13 +116,13 @@ def verify(arguments: argparse.Namespace) -> Answer:
     from dataclasses import asdict
 
     import faltung as ft
-    from faltung import networks
+    from faltung import zoo
+    from faltung.demo import graph_of
     from faltung.runtime import verify as exactly
 
-    net = networks.named(arguments.net)
-    images = ft.input("x", (None, 1, networks.SIDE, networks.SIDE))
-    labels = ft.input("t", (None,), dtype="int64")
-    step = ft.compile_step(ft.cross_entropy(net(images), labels), net, ft.optim.SGD(lr=0.1, momentum=0.9))
+    net = zoo.build(arguments.net)
+    _, _, loss = graph_of(net, zoo.TABLE[arguments.net].input)
+    step = ft.compile_step(loss, net, ft.optim.SGD(lr=0.1, momentum=0.9))
     report = exactly.verify(step, batch=arguments.batch_size, seed=arguments.seed)
     return Answer(str(report).split("\n"), {"well": report.well, "equations": [asdict(line) for line in report.lines]}, report.well)
 
@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     shown = add(demo)
     shown.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for pictures and weights")
     trained = add(train)
-    trained.add_argument("--net", default="digits", help=NETWORKS)
+    trained.add_argument("--net", default="digits", help=f"a network {NETWORK}")
     trained.add_argument("--dataset", choices=["mnist", "fashion_mnist"], default="mnist", help="digits, or clothes")
     trained.add_argument("--batch-size", type=_positive, default=64)
     trained.add_argument("--lr", type=float, default=0.1, help="the peak of the learning rate")
@@ -172,16 +172,16 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--data", type=Path, help="folder with the four IDX files; default: what is installed")
 
     seen = add(inspect)
-    seen.add_argument("what", help=f"a network ({NETWORKS}), an equation in quotes, or a .safetensors file")
+    seen.add_argument("what", help=f"a file of weights, an equation in quotes, or a network {NETWORK}")
     seen.add_argument("--shape", action="append", default=[], help="shape of an operand of the equation: X=N,3,8,8")
     seen.add_argument("--latex", action="store_true", help="print equations as LaTeX")
     seen.add_argument("--steps", action="store_true", help="print each gradient's derivation line by line")
     timed = add(bench)
-    timed.add_argument("--net", default="lenet5", help=NETWORKS)
+    timed.add_argument("--net", default="lenet5", help=f"a network {NETWORK}")
     timed.add_argument("--batch-size", type=_positive, default=64)
     timed.add_argument("--seconds", type=float, default=2.0, help="how long to measure each")
     held = add(verify)
-    held.add_argument("net", help=NETWORKS)
+    held.add_argument("net", help=f"a network {NETWORK}")
     held.add_argument("--batch-size", type=_positive, default=3)
     held.add_argument("--seed", type=int, default=0)
     add(doctor)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import faltung as ft
-from faltung import networks, nn, pictures
+from faltung import nn, pictures, zoo
 from faltung.datasets import Dataset, mnist
 from faltung.graph.errors import DataError, FaltungError
 from faltung.runtime.checkpoint import fit_into, load_weights, save_weights
@@ -62,7 +62,7 @@ def run(
 
     started = time.perf_counter()
     ft.manual_seed(seed)
-    net = networks.digits()
+    net = zoo.digits()
     x, y, loss = graph_of(net)
     gradients = ft.grad(loss, dict(net.named_parameters()))
     say(f"the first convolution      {net[0](x).equation}")
@@ -85,16 +85,16 @@ def run(
     return Outcome(share, len(fresh), seconds, history, files)
 
 
-def graph_of(net: nn.Sequential) -> tuple[Any, Any, Any]:
-    """Input, scores and loss of a network for digits; the labels are the input `t`."""
-    x = ft.input("x", (None, 1, networks.SIDE, networks.SIDE))
+def graph_of(net: nn.Module, picture: tuple[int, int, int] = zoo.DIGIT) -> tuple[Any, Any, Any]:
+    """Input, scores and loss of a network for pictures of (channels, height, width); the labels are the input `t`."""
+    x = ft.input("x", (None, *picture))
     t = ft.input("t", (None,), dtype="int64")
     y = net(x)
     return x, y, ft.cross_entropy(y, t)
 
 
 def train(
-    net: nn.Sequential,
+    net: nn.Module,
     data: Dataset,
     *,
     epochs: int = EPOCHS,
@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--data", type=Path)
     arguments = parser.parse_args(argv)
-    net = networks.digits()
+    net = zoo.digits()
     fit_into(net, load_weights(arguments.weights), "weights")
     _, y, _ = graph_of(net)
     print(json.dumps(classify(ft.compile(y), mnist(arguments.data).test_images).argmax(axis=1).tolist()))

@@ -52,15 +52,16 @@ def examine() -> list[Check]:
 def speed(name: str, batch_size: int, seconds: float) -> tuple[list[str], dict[str, Any]]:
     """Time inference and a training step of a named network; medians over about `seconds` each."""
     import faltung as ft
-    from faltung import networks
+    from faltung import zoo
     from faltung.demo import graph_of
 
-    net = networks.named(name)
-    _, y, loss = graph_of(net)
+    net = zoo.build(name)
+    picture = zoo.TABLE[name].input
+    _, y, loss = graph_of(net, picture)
     model, step = ft.compile(y), ft.compile_step(loss, net, ft.optim.SGD(lr=0.01, momentum=0.9))
     generator = np.random.default_rng(0)
-    images = generator.random((batch_size, 1, networks.SIDE, networks.SIDE), np.float32)
-    labels = generator.integers(0, networks.CLASSES, batch_size)
+    images = generator.random((batch_size, *picture), np.float32)
+    labels = generator.integers(0, y.shape[1], batch_size)
     runs: list[tuple[str, Callable[[], Any]]] = [
         ("inference", lambda: model(images)),
         ("training step", lambda: step(images, labels)),

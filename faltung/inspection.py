@@ -54,7 +54,7 @@ class _Report:
 
 
 def inspect(what: str, shapes: Mapping[str, Shape] | None = None, latex: bool = False, steps: bool = False) -> Found:
-    """Tell what `what` is by its look: text with `=` is an equation, a .safetensors name a file, else a network.
+    """Tell what `what` is by its look: text with `=` is an equation, a name that ends as weights do a file, else a network.
 
     `shapes` gives the shape of each operand of an equation, None for an open batch size. Raises EquationError,
     ShapeError, CheckpointError or UnsupportedOp.
@@ -62,18 +62,20 @@ def inspect(what: str, shapes: Mapping[str, Shape] | None = None, latex: bool = 
     style = Style(latex, steps)
     if "=" in what:
         return equation(what, shapes or {}, style)
-    return file(what) if Path(what).suffix == ".safetensors" else network(what, style)
+    from faltung import weights
+
+    return file(what) if Path(what).suffix in weights.ENDINGS else network(what, style)
 
 
 def network(name: str, style: Style = Style()) -> Found:
-    """The equations of a network for digits and the gradients of its parameters."""
+    """The equations of a network of the zoo, for pictures of its size, and the gradients of its parameters."""
     import faltung as ft
-    from faltung import networks
+    from faltung import zoo
     from faltung.demo import graph_of
     from faltung.graph.tensor import topological
 
-    net = networks.named(name)
-    x, y, loss = graph_of(net)
+    net = zoo.build(name)
+    x, y, loss = graph_of(net, zoo.TABLE[name].input)
     parameters = dict(net.named_parameters())
     report = _Report(style)
     report.title(f"{name}: {_shape(x.shape)} → {_shape(y.shape)}")
@@ -112,10 +114,11 @@ def equation(text: str, shapes: Mapping[str, Shape], style: Style = Style()) -> 
 
 
 def file(path: str | Path) -> Found:
-    """What a safetensors file holds."""
+    """What a file of weights or a checkpoint holds."""
+    from faltung import weights
     from faltung.runtime.checkpoint import contents
 
-    tensors, progress = contents(path)
+    tensors, progress = contents(path) if Path(path).suffix == ".safetensors" else (weights.read(path), None)
     rows = [{"name": name, "shape": list(a.shape), "dtype": str(a.dtype)} for name, a in sorted(tensors.items())]
     total = sum(a.size for a in tensors.values())
     width = max((len(row["name"]) for row in rows), default=0)

@@ -6,45 +6,23 @@ gave; the compiled results must be equal where whole numbers stay whole, and nea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 import faltung as ft
-from faltung.graph.equation import Equation
 from faltung.graph.grad import grad
-from faltung.graph.index import Batch
 from faltung.graph.ops import REGISTRY
-from faltung.graph.tensor import Tensor, topological
-from tests.check import Array, distinct, integers
+from faltung.graph.tensor import Tensor
+from tests.check import distinct, integers
 from tests.graph.cases import PLANES, POOLS, SMALL, SOLIDS, Case
 from tests.graph.test_convolution_family import FAMILY
 from tests.graph.test_gradients import WITHOUT_DERIVATIVE
 from tests.readback import evaluate
+from tests.sweep.formulas import read_back
 
 CASES = [*PLANES[::2], SOLIDS[1], *POOLS[-12::3], *SMALL, *FAMILY]
-
-
-def sizes(eq: Equation, batch: int) -> dict[str, int]:
-    return {"N": batch} | {i: batch if isinstance(e, Batch) else e for i, e in eq.extents}
-
-
-def read_back(outputs: Sequence[Tensor], feed: dict[Tensor, Any], batch: int = 0) -> list[Array]:
-    """The outputs by the text of the equations alone."""
-    values = {t: np.asarray(v, np.float64) for t, v in feed.items()}
-    for t in topological(outputs):
-        if t.is_leaf:
-            values.setdefault(t, np.asarray(t.value, np.float64))
-            continue
-        shape = tuple(batch if isinstance(e, Batch) else e for e in t.shape)
-        values[t] = np.full(shape, np.nan)
-        for eq in t.equations:
-            operands = {name: values[o] for name, o in zip(eq.operands, t.operands, strict=True)}
-            assert len(operands) == len(t.operands), f"{eq}: two operands have one name"
-            evaluate(str(eq), operands, sizes(eq, batch), values[t])
-    return [values[t] for t in outputs]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

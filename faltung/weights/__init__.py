@@ -25,7 +25,7 @@ from faltung.runtime.checkpoint import load_weights, save_weights
 from faltung.runtime.files import replacing
 from faltung.weights import npz, pth
 
-__all__ = ["read", "write"]
+__all__ = ["ENDINGS", "read", "write"]
 
 Array = np.ndarray
 
@@ -62,8 +62,7 @@ def write(path: str | Path, arrays: Mapping[str, Array]) -> None:
         except (OSError, ValueError) as reason:
             raise CheckpointError(f"{path}: cannot be written: {reason}") from reason
     else:
-        ends = ", ".join([".safetensors", *WRITERS])
-        raise CheckpointError(f"{path}: the name must end in one of {ends}, which says how to write the file")
+        raise CheckpointError(f"{path}: the name must end in one of {', '.join(ENDINGS)}, which says how to write the file")
 
 
 WRITERS: dict[str, Callable[[IO[bytes], Mapping[str, Array]], None]] = {
@@ -71,6 +70,7 @@ WRITERS: dict[str, Callable[[IO[bytes], Mapping[str, Array]], None]] = {
     ".pth": pth.write,
     ".pt": pth.write,
 }
+ENDINGS = (".safetensors", *WRITERS)
 
 
 def _reader(path: Path) -> Callable[[Path], dict[str, Array]]:

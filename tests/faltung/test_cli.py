@@ -33,6 +33,12 @@ def test_an_equation_and_its_gradients(capsys: pytest.CaptureFixture[str]) -> No
     assert r"\sum" in rows[0]["equations"][0]
 
 
+def test_any_network_of_the_zoo(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "mobilenet_v2"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("mobilenet_v2: (N, 3, 224, 224) → (N, 1000)\n") and "2-D depthwise convolution, stride 2" in text
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -40,6 +46,9 @@ def test_an_equation_and_its_gradients(capsys: pytest.CaptureFixture[str]) -> No
         (["inspect", "Y[n] = X[n+", "--shape", "X=3"], "expected a number"),
         (["inspect", "Y[n] = X[n]", "--shape", "X=3,q"], "write NAME=extents"),
         (["inspect", "missing.safetensors"], "no such file"),
+        (["inspect", "missing.pth"], "no such file"),
+        (["inspect", "resnet51"], "there are mlp, digits"),
+        (["bench", "--net", "resnet51"], "there are mlp, digits"),
         (["train", "--data", "nowhere"], "nowhere is not a folder"),
     ],
 )
@@ -67,6 +76,9 @@ def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "0.weight  float32  (3, 2)" in capsys.readouterr().out
     assert main(["inspect", str(full), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    np.savez(tmp_path / "w.npz", **weights)
+    assert main(["inspect", str(tmp_path / "w.npz")]) == 0
+    assert "0.weight  float32  (3, 2)" in capsys.readouterr().out
     assert found["run"] == {"seed": 4} and [row["name"] for row in found["arrays"]] == ["optimiser/count", "weights/0.weight"]
 
 

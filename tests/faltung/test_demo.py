@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import faltung as ft
-from faltung import networks
 from faltung.cli import main
 from faltung.demo import run
-from faltung.graph.errors import DataError, UnsupportedOp
+from faltung.graph.errors import DataError
 from faltung.runtime.checkpoint import load_weights
 
 
@@ -43,15 +41,6 @@ def test_training_is_resumed_in_the_same_bits(tmp_path: Path, capsys: pytest.Cap
         assert array.tobytes() == again[name].tobytes() == other[name].tobytes()
 
 
-@pytest.mark.parametrize("name, count", [("digits", 421_642), ("lenet5", 61_706), ("wide", 1_625_866)])
-def test_networks_have_the_size_they_say(name: str, count: int) -> None:
-    net = networks.named(name)
-    assert sum(array.size for array in net.state_dict().values()) == count
-    assert net(ft.input("x", (None, 1, 28, 28))).shape[1:] == (10,)
-
-
 def test_what_cannot_be() -> None:
     with pytest.raises(DataError, match="at least 1"):
         run(epochs=0)
-    with pytest.raises(UnsupportedOp, match="digits, lenet5, wide"):
-        networks.named("alexnet")
