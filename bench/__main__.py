@@ -10,6 +10,7 @@ TABLE = {
     "training": "a training step of LeNet-5 and of a small CNN, beside PyTorch",
     "inference": "whole networks, beside PyTorch, ONNX Runtime, OpenVINO, ncnn and MNN",
     "convolutions": "convolutions of every kind and their gradients, beside PyTorch",
+    "layers": "every distinct convolution of six networks, inside its network, against the peak and the memory",
     "winograd": "convolutions by Winograd's algorithm against sums of products, and against the peak",
     "kernels": "single kernels: GFLOP/s against this machine's peak",
     "peak": "multiply-adds and read bandwidth of this machine, cache by cache",

@@ -50,7 +50,7 @@ def _faltung(job: Job, x: Array) -> Run:
 
     set_threads(job.threads)
     net = zoo.build(job.network)
-    net.load(job.weights)
+    net.load(job.weights, keep=False)
     net.eval()
     image = ft.input("image", (None, *x.shape[1:]))
     model = ft.compile(net(image), accuracy=job.accuracy)

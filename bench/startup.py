@@ -7,6 +7,11 @@ Each number is a median over fresh processes, of what that process measured itse
     derive      building LeNet-5, its loss and every gradient
     cold        compiling its training step with an empty kernel cache, and the first step
     warm        the same with the kernels cached by another process
+    compiler    importing the compiler, which the rows above have in them and those below have not
+
+    NETWORK cold    from the layers of a network to its kernels in memory: equations, passes, schedules, machine code;
+                    the machine's own rates, which are measured once, are known
+    NETWORK warm    the same with the kernels cached by another process
 """
 
 from __future__ import annotations
@@ -23,7 +28,17 @@ from pathlib import Path
 from bench.timing import table
 
 BATCH = 64
-ROWS = ("numpy", "import", "derive", "cold", "warm")
+NETWORKS = ("resnet50", "densenet121")
+
+# process       what is kept of what it measures: what others repeat is taken from one that does nothing else
+PHASES = {
+    "import":   ("numpy", "import"),
+    "cold":     ("derive", "cold"),
+    "warm":     ("warm",),
+    "compiler": ("compiler",),
+    **{f"{network} {phase}": (f"{network} {phase}",) for network in NETWORKS for phase in ("cold", "warm")},
+}  # fmt: skip
+ROWS = tuple(row for rows in PHASES.values() for row in rows)
 
 CHILD = """
 import json, sys, time
@@ -31,7 +46,21 @@ clock = time.perf_counter
 start = clock(); import numpy as np; numpy = clock()
 import faltung as ft; imported = clock()
 found = {"numpy": numpy - start, "import": imported - numpy}
-if sys.argv[1] != "import":
+network, _, phase = sys.argv[1].rpartition(" ")
+if network or phase == "compiler":
+    from faltung import zoo
+    start = clock(); ft.compile; found["compiler"] = clock() - start
+    from faltung.runtime import facts
+    facts.machine()
+if network:
+    net, image = zoo.build(network).eval(), ft.input("image", (None, *zoo.TABLE[network].input))
+    start = clock()
+    model = ft.compile(net(image))
+    for step in (*model.program.prepare, *model.program.steps):
+        model._code.address(step.kernel)
+    found[sys.argv[1]] = clock() - start
+    assert bool(model._code.compiled) == (phase == "cold"), "the cache holds what it should not, or not what it should"
+elif phase in ("cold", "warm"):
     from faltung import zoo
     from faltung.demo import graph_of
     start = clock()
@@ -72,10 +101,9 @@ def measure(processes: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name in ROWS}
     for _ in range(processes):
         with tempfile.TemporaryDirectory() as cache:
-            for phase in ("import", "cold", "warm"):
+            for phase, names in PHASES.items():
                 seconds = _child(phase, cache)
-                # What other phases repeat is taken from the process that does nothing else.
-                for name in {"import": ("numpy", "import"), "cold": ("derive", "cold"), "warm": ("warm",)}[phase]:
+                for name in names:
                     found[name].append(seconds[name])
     return found
 

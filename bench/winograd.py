@@ -1,4 +1,4 @@
-"""Winograd's algorithm against the direct way: 3×3 convolutions of stride 1 as they occur in VGG-16 and in ResNets.
+"""Winograd's algorithm against the direct way: every 3×3 convolution of stride 1 of VGG-16 (but the first), ResNet-18 and -50, DenseNet-121.
 
 Effective GFLOP/s count the multiply-adds of the definition, so that Winograd's may exceed the peak. Both ways are
 compiled from the same graph and measured in turns; operands lie as inside a network, weights are transformed
@@ -22,14 +22,21 @@ from faltung.runtime.threads import set_threads
 TABLE = [
     #     C    F    extent kernel
     Shape(64,  64,  224, 3),
+    Shape(64,  128, 112, 3),
     Shape(128, 128, 112, 3),
+    Shape(128, 256, 56,  3),
     Shape(256, 256, 56,  3),
+    Shape(256, 512, 28,  3),
     Shape(512, 512, 28,  3),
     Shape(512, 512, 14,  3),
     Shape(64,  64,  56,  3),
     Shape(128, 128, 28,  3),
     Shape(256, 256, 14,  3),
     Shape(512, 512, 7,   3),
+    Shape(128, 32,  56,  3),
+    Shape(128, 32,  28,  3),
+    Shape(128, 32,  14,  3),
+    Shape(128, 32,  7,   3),
 ]  # fmt: skip
 RUNS = 15
 

@@ -31,18 +31,22 @@ def layouts(order: Sequence[Tensor], updates: Mapping[Tensor, Tensor], lanes: Ma
     found: dict[Tensor, Layout] = {}
     wanted = _wanted(order, updates)
     fixed = unchanging(set(updates.values()))
+    users: dict[Tensor, list[Tensor]] = {t: [] for t in order}
+    for t in order:
+        for o in dict.fromkeys(t.operands):
+            users[o].append(t)
     leaves = [t for t in order if t.is_leaf]
     for t in [t for t in leaves if t.kind != "state"] + [t for t in leaves if t.kind == "state"]:
         width = lanes.get(t.dtype, 1)
         if t in wanted and wanted[t] is not t:
             found[t] = found[wanted[t]]
         else:
-            found[t] = plain(t.shape) if t.kind == "input" or width == 1 else _parameter(t, order, width, fixed)
+            found[t] = plain(t.shape) if t.kind == "input" or width == 1 else _parameter(t, users, width, fixed)
     for t in order:
         if t in updates:
             found[t] = found[updates[t]]
         elif not t.is_leaf and t.dtype in FLOATS and fixed(t):
-            found[t] = _parameter(t, order, lanes[t.dtype], fixed)
+            found[t] = _parameter(t, users, lanes[t.dtype], fixed)
         elif not t.is_leaf:
             found[t] = _computed(t, found, wanted, lanes.get(t.dtype, 1), max(lanes.values()))
     halos = _halos(order)
@@ -70,14 +74,14 @@ def _wanted(order: Sequence[Tensor], updates: Mapping[Tensor, Tensor]) -> dict[T
     return wanted
 
 
-def _parameter(t: Tensor, order: Sequence[Tensor], width: int, fixed: Callable[[Tensor], bool]) -> Layout:
+def _parameter(t: Tensor, users: Mapping[Tensor, Sequence[Tensor]], width: int, fixed: Callable[[Tensor], bool]) -> Layout:
     """The layout in which its first contraction streams it; else lanes along the channels of a result that shares them.
 
     What is made from it once, element by element, is the tensor that counts.
     """
-    for user in order:
-        if t in user.operands and not user.is_leaf and user.shape == t.shape and fixed(user):
-            return _parameter(user, order, width, fixed)
+    for user in users[t]:
+        if user.shape == t.shape and fixed(user):
+            return _parameter(user, users, width, fixed)
         for slot, o in enumerate(user.operands):
             if o is not t:
                 continue
@@ -85,14 +89,12 @@ def _parameter(t: Tensor, order: Sequence[Tensor], width: int, fixed: Callable[[
                 for found in lane_axes(eq):
                     if found.roles.b.slot == slot and _forward(found) and not found.narrow(width) and _size(t, found.there) >= NARROW:
                         return weights_layout(found, t.shape, width)
-    axis = next((a for user in order for a in _channels(t, user)), None)
+    axis = 0 if len(t.shape) == 1 else next((a for user in users[t] for a in _channels(t, user)), None)
     return plain(t.shape) if axis is None else blocked(t.shape, {axis: width}, [axis, *(a for a in range(len(t.shape)) if a != axis)])
 
 
 def _channels(t: Tensor, user: Tensor) -> Iterator[int]:
     """Axes of `t` that the channels of a result run along (weights of depthwise layers and of narrow groups, biases)."""
-    if len(t.shape) == 1:
-        yield 0
     for eq in user.equations:
         streamed = [c.b for c in channels(eq) if c.axis in (1, None) and user.operands[c.b.access.slot] is t]
         yield from (b.axis for b in streamed if b.kind != "alike" and _size(t, b.axis) >= NARROW)

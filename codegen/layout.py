@@ -196,8 +196,9 @@ class Layout:
         """Copy of the logical array out of memory, C-contiguous."""
         shape = tuple(batch if isinstance(e, Batch) else e for e in self.shape)
         rounded = tuple(-(-e // b) * b for e, b in zip(shape, self.block, strict=True))
-        whole = self.view(flat, batch)[self._interior(rounded)].reshape(rounded)
-        return np.array(whole[tuple(slice(0, e) for e in shape)], order="C")
+        found = np.empty(rounded, flat.dtype)
+        found.reshape(self._split(rounded))[...] = self.view(flat, batch)[self._interior(rounded)]
+        return found if rounded == shape else np.array(found[tuple(slice(0, e) for e in shape)], order="C")
 
     def _split(self, shape: tuple[int, ...]) -> list[int]:
         return [n for e, b in zip(shape, self.block, strict=True) for n in ((e // b, b) if b > 1 else (e,))]

@@ -17,7 +17,6 @@ from faltung.codegen.exact import STAND_IN, constant
 from faltung.codegen.layout import Layout, Place, Places, value_of
 from faltung.codegen.loops import Buffer, Expr, Int
 from faltung.graph import functions
-from faltung.graph.equation import Equation
 from faltung.graph.expr import NEUTRAL, Access, Apply, Const, Expr as Scalar, Inside, Reduce, Size, Value
 from faltung.graph.index import Affine, Batch, Extent
 
@@ -300,26 +299,6 @@ def _number(value: float, elem: str) -> float | int:
     if value and elem in WHOLE:
         return WHOLE[elem][value > 0]
     return int(value) if value == 0 else value
-
-
-def labels(eq: Equation, dtypes: Sequence[str]) -> dict[str, Access]:
-    """Index v → the label that singles out one of its values: T[…] of a sum over [T[…] = v]·f(v), a whole number.
-
-    If v is summed, the sum is f(T[…]), and 0 for a label outside; if v is free, each term belongs to one v.
-    """
-    stack = [eq.reduce.body] if eq.reduce is not None and eq.reduce.kind == "sum" else []
-    found: dict[str, Access] = {}
-    while stack:
-        e = stack.pop()
-        if isinstance(e, Apply) and e.fn in ("mul", "neg", "div"):
-            stack += e.args[:1] if e.fn == "div" else e.args
-        elif isinstance(e, Apply) and e.fn == "eq":
-            for label, value in (e.args, e.args[::-1]):
-                if isinstance(label, Access) and isinstance(value, Value) and dtypes[label.slot] in ("int32", "int64"):
-                    found |= {v: label for v in (value.form.name,) if v is not None and v not in found}
-    forms = [form for a in eq.accesses for form in a.index]
-    plain = {v for v in found if not isinstance(eq.extent[v], Batch) and all(f.name == v for f in forms if f.coefficient(v))}
-    return {v: label for v, label in found.items() if v in plain and not found.keys() & {n for f in label.index for n in f.names}}
 
 
 def follows(reads: Sequence[Access], layouts: Sequence[Layout], lane: str, places: Places, lanes: int) -> str | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from faltung.codegen.assign import layouts
 from faltung.codegen.buffers import Life
-from faltung.codegen.choose import Choice, choose
+from faltung.codegen.choose import Choice, Chooser, choose
 from faltung.codegen.exact import inexact
 from faltung.codegen.layout import Layout, outside
 from faltung.codegen.loops import Kernel
@@ -29,6 +29,7 @@ from faltung.graph.equation import Equation, make
 from faltung.graph.errors import UnsupportedOp
 from faltung.graph.expr import Access
 from faltung.graph.fold import unchanging
+from faltung.graph.history import History
 from faltung.graph.index import Affine, Batch
 from faltung.graph.parse import LETTERS
 from faltung.graph.tensor import FLOATS, Tensor, topological
@@ -80,12 +81,14 @@ class Program:
 
     target: Target
     accuracy: str = "strict"
+    choose: Chooser = choose
     slots: list[Slot] = field(default_factory=list)
     prepare: list[Step] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
     buffer: dict[Tensor, int] = field(default_factory=dict)
     left_out: list[tuple[Tensor, Equation, str]] = field(default_factory=list)  # of an exact program, with reasons
+    history: History = field(default_factory=History)  # what passes made of the graph as written
 
     @property
     def inputs(self) -> list[Tensor]:
@@ -130,11 +133,14 @@ class Program:
         return found
 
 
-def lower(outputs: Sequence[Tensor], updates: Mapping[Tensor, Tensor], target: Target, exact: bool = False, accuracy: str = "strict") -> Program:
+def lower(
+    outputs: Sequence[Tensor], updates: Mapping[Tensor, Tensor], target: Target, exact: bool = False, accuracy: str = "strict", choose: Chooser = choose
+) -> Program:  # fmt: skip
     """The program that computes `outputs` and writes each key of `updates` to the leaf it maps to.
 
     With `exact`, floats are integers modulo a prime, and equations that have no value there are left out.
-    `accuracy` is a key of filtering.GROWTH: how much rounding errors may grow for speed.
+    `accuracy` is a key of filtering.GROWTH: how much rounding errors may grow for speed. `choose` picks the schedule of
+    each equation.
     Raises UnsupportedOp for another accuracy, and for a tensor with two open batch axes, whose size would not be linear
     in the batch.
     """
@@ -143,11 +149,11 @@ def lower(outputs: Sequence[Tensor], updates: Mapping[Tensor, Tensor], target: T
     for t in topological([*outputs, *updates]):
         if sum(isinstance(e, Batch) for e in t.shape) > 1:
             raise UnsupportedOp(f"{t!r} has the open batch size on two axes; give the input a fixed first extent instead of None")
-    return _Lowering(outputs, updates, target, exact, accuracy).program()
+    return _Lowering(outputs, updates, target, exact, accuracy, choose).program()
 
 
 class _Lowering:
-    def __init__(self, outputs: Sequence[Tensor], updates: Mapping[Tensor, Tensor], target: Target, exact: bool, accuracy: str) -> None:
+    def __init__(self, outputs: Sequence[Tensor], updates: Mapping[Tensor, Tensor], target: Target, exact: bool, accuracy: str, choose: Chooser) -> None:
         self.outputs, self.updates, self.exact = list(outputs), dict(updates), exact
         self.order = _ordered([*outputs, *updates], self.updates)
         self.lanes = {d: target.lanes("exact" if exact else ELEMENTS[d]) for d in FLOATS}
@@ -157,8 +163,9 @@ class _Lowering:
         alone = {*self.outputs, *self.updates, *self.fixed}
         self.parts = parts(self.order, self.layout, alone)
         placed(self.order, self.layout, self.parts)
-        self.out = Program(target, accuracy)
+        self.out = Program(target, accuracy, choose)
         self.copies: dict[tuple[Tensor, Layout], int] = {}
+        self.choices: dict[tuple[Task, str, tuple[str, ...]], Choice] = {}  # equal tasks with equal names are scheduled once
         self.ready: set[int] = set()  # buffers that are prepared before a run
 
     def program(self) -> Program:
@@ -205,14 +212,22 @@ class _Lowering:
         old = self.updates.get(t)
         aliases = tuple(n for n, o in enumerate(t.operands) if o is old and eq.read(n))
         dtypes = tuple(o.dtype for o in t.operands)
-        task = Task(eq, tuple(layouts), dtypes, self.layout[t], t.dtype, self.out.target, self.exact, aliases, self.out.accuracy)
-        self._emit(t, eq, choose(task), numbers, self.out.buffer[t], t in self.fixed, task)
+        steady = tuple(n for n, number in enumerate(numbers) if number in self.ready)
+        task = Task(eq, tuple(layouts), dtypes, self.layout[t], t.dtype, self.out.target, self.exact, aliases, self.out.accuracy, steady)
+        self._emit(t, task, numbers, self.out.buffer[t], t in self.fixed)
 
-    def _emit(self, t: Tensor, eq: Equation, choice: Choice, numbers: list[int], result: int, fixed: bool, task: Task) -> None:
+    def _choice(self, task: Task) -> Choice:
+        key = (task, task.equation.target, task.equation.operands)
+        if key not in self.choices:
+            self.choices[key] = self.out.choose(task)
+        return self.choices[key]
+
+    def _emit(self, t: Tensor, task: Task, numbers: list[int], result: int, fixed: bool) -> None:
+        choice = self._choice(task)
         scratch = [self._slot(Slot("temporary", t.dtype, None, size)) for size in choice.plan.scratch]
         for work in choice.plan.works:
             buffers = tuple(result if a == RESULT else numbers[a] if a >= 0 else scratch[-2 - a] for a in work.arguments)
-            step = Step(work.kernel, buffers, t, eq, work.schedule, choice.refused)
+            step = Step(work.kernel, buffers, t, task.equation, work.schedule, choice.refused)
             written = {b for b, d in zip(buffers, work.kernel.buffers, strict=True) if d.written}
             ahead = fixed or (written <= set(scratch) and set(buffers) - written <= self.ready)
             if ahead:
@@ -250,7 +265,7 @@ class _Lowering:
         key = (o, want)
         if key not in self.copies:
             fixed = o in self.fixed
-            number = self._slot(Slot("packed" if fixed else "temporary", o.dtype, want, want.size))
+            number = self._slot(Slot("packed" if fixed else "temporary", o.dtype, want, want.size, o))
             self.copies[key] = number
             if fixed:
                 self.ready.add(number)
@@ -259,7 +274,7 @@ class _Lowering:
             extents = dict(zip(free, o.shape, strict=True))
             eq = make(free, Access(0, forms), extents, target="copy", operands=(o.name or "X",))
             task = Task(eq, (self.layout[o],), (o.dtype,), want, o.dtype, self.out.target, self.exact)
-            self._emit(o, eq, choose(task), [self.out.buffer[o]], number, fixed, task)
+            self._emit(o, task, [self.out.buffer[o]], number, fixed)
         return self.copies[key]
 
 

@@ -33,7 +33,7 @@ class Target:
 
 
 AVX2 = "+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe"
-AVX512 = AVX2 + ",+avx512f,+avx512cd,+avx512bw,+avx512dq,+avx512vl"
+AVX512 = AVX2 + ",+avx512f,+avx512cd,+avx512bw,+avx512dq,+avx512vl,+prfchw"
 NEON_MACHINES = ("aarch64", "arm64")
 
 TABLE = [

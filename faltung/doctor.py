@@ -34,6 +34,7 @@ def examine() -> list[Check]:
         ("packages", _packages),
         ("target", _target),
         ("threads", _threads),
+        ("machine", _machine),
         ("kernel cache", _cache),
         ("switches", _switches),
         ("inference", _inference),
@@ -107,11 +108,17 @@ def _threads() -> str:
     return f"{count} thread{'s' * (count != 1)}"
 
 
+def _machine() -> str:
+    from faltung.runtime import facts
+
+    return str(facts.machine())
+
+
 def _cache() -> str:
     from faltung.runtime import cache
 
     found = asdict(cache.stats())
-    return f"{found['folder']}: {found['entries']} kernels, {found['bytes'] / 2**20:.1f} of {found['capacity'] / 2**20:.0f} MiB"
+    return f"{found['folder']}: {found['entries']} entries, {found['bytes'] / 2**20:.1f} of {found['capacity'] / 2**20:.0f} MiB"
 
 
 def _switches() -> str:

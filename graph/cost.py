@@ -3,15 +3,17 @@
     flops    one for each scalar function or comparison and each value of its indices, one for each term that a
              reduction takes in: a product of two reads under a sum counts 2. Functions without indices of their own
              are counted where they stand. Terms that padding makes zero count as everywhere else; where a read
-             divides, only the points at which it comes out even do.
-    bytes    the distinct elements that are read inside each operand, and those that are written
+             divides, only the points at which it comes out even do; where a label in a bracket, [T[n] = v], singles out
+             terms, only these do, and neither the bracket nor the product with it: a lookup counts 1 an element.
+    bytes    the distinct elements that are read inside each operand, and those that are written; of the rows that
+             labels single out, as many as there are labels
 
 These are properties of the equation, not of a kernel: what a schedule computes beyond them is its own loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
@@ -22,6 +24,7 @@ import numpy as np
 from faltung.graph.equation import Equation
 from faltung.graph.expr import Access, Apply, Expr, Reduce
 from faltung.graph.index import Affine, Batch, Extent, Shape
+from faltung.graph.recognise import labels
 
 FREE = {"stop"}  # functions that compute nothing
 
@@ -56,18 +59,26 @@ class Cost:
         return Cost(self.flops + other.flops, self.read + other.read, self.written + other.written)
 
 
-def cost(eq: Equation, operands: Sequence[Typed], dtype: str, batch: int = 1) -> Cost:
-    """The cost of one equation over operands, its result being of type `dtype`, with `batch` for the open extent."""
+def cost(eq: Equation, operands: Sequence[Typed], dtype: str, batch: int = 1, read: Collection[int] | None = None) -> Cost:
+    """The cost of one equation over operands, its result being of type `dtype`, with `batch` for the open extent.
+
+    Of the operands only those are counted as read whose numbers are in `read`, where it is given.
+    """
     extents = {name: _closed(e, batch) for name, e in eq.extents}
+    singled = labels(eq, [o.dtype for o in operands])
+    here = {v: prod(extents[n] for f in label.index for n in f.names) for v, label in singled.items()}  # values of v at most
     reads: dict[int, list[Access]] = {}  # by operand, which may stand in several slots
     for slot, o in enumerate(operands):
+        if read is not None and slot not in read:
+            continue
         reads.setdefault(id(o), []).extend(eq.read(slot))
-    read = sum(
-        _touched(reads[key], [_closed(e, batch) for e in o.shape], extents) * np.dtype(o.dtype).itemsize
+    moved = sum(
+        _touched(reads[key], [_closed(e, batch) for e in o.shape], extents | {v: min(extents[v], n) for v, n in here.items()}) * np.dtype(o.dtype).itemsize
         for key, o in {id(o): o for o in operands}.items()
+        if key in reads
     )
     points = prod(extents[i] for i in eq.free)
-    return Cost(_flops(eq, extents), read, points * np.dtype(dtype).itemsize)
+    return Cost(_flops(eq, extents, singled), moved, points * np.dtype(dtype).itemsize)
 
 
 def _closed(extent: Extent, batch: int) -> int:
@@ -77,13 +88,13 @@ def _closed(extent: Extent, batch: int) -> int:
 # ---- arithmetic ----
 
 
-def _flops(eq: Equation, extents: Mapping[str, int]) -> int:
+def _flops(eq: Equation, extents: Mapping[str, int], singled: Collection[str]) -> int:
     points = prod(extents[i] for i in eq.free)
     reduce = eq.reduce
     if reduce is None:
         return _functions(eq.expr) * points
-    inner = _functions(reduce.body) + 1
-    terms = points * prod(extents[i] for i in reduce.indices) * _share(reduce.body, extents)
+    inner = max(0, _functions(reduce.body) - 2 * len(singled)) + 1  # a bracket is a comparison and a product
+    terms = prod(extents[i] for i in (*eq.free, *reduce.indices) if i not in singled) * _share(reduce.body, extents)
     return int(inner * terms) + _functions(eq.expr) * points
 
 

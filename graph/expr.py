@@ -147,17 +147,19 @@ _MINUS: Expr = Const(-1)
 
 def walk(expr: Expr) -> Iterator[Expr]:
     """Every distinct node below and including `expr`, children first."""
-    seen: set[int] = set()
-
-    def visit(e: Expr) -> Iterator[Expr]:
-        if id(e) in seen:
-            return
-        seen.add(id(e))
-        for child in e.children:
-            yield from visit(child)
-        yield e
-
-    yield from visit(expr)
+    seen: set[Expr] = set()
+    stack = [expr]
+    while stack:
+        e = stack.pop()
+        if e in seen:
+            continue
+        below = [c for c in e.children if c not in seen]
+        if below:  # they come first; then this one is looked at again
+            stack.append(e)
+            stack.extend(reversed(below))
+        else:
+            seen.add(e)
+            yield e
 
 
 def accesses(expr: Expr) -> list[Access]:

@@ -31,6 +31,7 @@ from faltung.graph.expr import (  # fmt: skip
     rewrite,
     walk,
 )
+from faltung.graph.history import History
 from faltung.graph.index import Affine, Batch, Extent, always_inside
 from faltung.graph.parse import LETTERS
 from faltung.graph.rewrite import rebuild
@@ -38,19 +39,30 @@ from faltung.graph.tensor import FLOATS, Tensor, computed
 
 HELD = ("parameter", "state", "constant")
 
+# what is computed apart    what it is in the equation that reads it
+APART = {
+    "Kʹ":                   "weights",
+    "S":                    "scale",
+    "T":                    "bias",
+}  # fmt: skip
 
-def fold(outputs: Sequence[Tensor], changing: Collection[Tensor] = ()) -> list[Tensor]:
+
+def fold(outputs: Sequence[Tensor], changing: Collection[Tensor] = (), history: History | None = None) -> list[Tensor]:
     """The graph with compound expressions of unchanging tensors computed apart; `changing` leaves are updated by the graph."""
-    fixed = unchanging(changing)
+    fixed, record = unchanging(changing), history or History()
 
     def change(t: Tensor) -> Tensor | None:
         if fixed(t) or t.dtype not in FLOATS:
             return None
         work = _Folding(t, fixed)
         pieces = [work.folded(eq) for eq in t.equations]
-        return work.tensor(pieces) if any(new is not old for new, old in zip(pieces, t.equations, strict=True)) else None
+        if all(new is old for new, old in zip(pieces, t.equations, strict=True)):
+            return None
+        found = work.tensor(pieces)
+        record.folded(t, found, fixed, {o: word for o, word in work.apart.items() if o in found.operands})
+        return found
 
-    return rebuild(outputs, change)
+    return rebuild(outputs, change, history=record)
 
 
 def unchanging(changing: Collection[Tensor]) -> Callable[[Tensor], bool]:
@@ -99,6 +111,7 @@ class _Folding:
     def __init__(self, t: Tensor, fixed: Callable[[Tensor], bool]) -> None:
         self.t, self.fixed = t, fixed
         self.operands = list(t.operands)
+        self.apart: dict[Tensor, str] = {}  # what the tensors computed apart are here
         self._forms: dict[tuple[Equation, Expr], _Linear] = {}
         self._folded: dict[tuple[Equation, Expr], Expr] = {}
 
@@ -202,15 +215,15 @@ class _Folding:
         if len(held) != 1:
             return None
         forms = {form for a in accesses(c) for form in a.index if form.names}
-        shape = self.operands[held[0].slot].shape
-        axes = dict(zip(held[0].index, shape, strict=True))
-        if not forms <= axes.keys() or len(axes) != len(shape) or len(axes) > max(LETTERS):
+        moving = [(form, e) for form, e in zip(held[0].index, self.operands[held[0].slot].shape, strict=True) if form.names]
+        axes = dict(moving)  # of a 1×1 convolution K[f,c,0,0]: f and c
+        if not forms <= axes.keys() or len(axes) != len(moving) or len(axes) > max(LETTERS):
             return None
         for a in accesses(c):
             if any(form.names and axes[form] != e for form, e in zip(a.index, self.operands[a.slot].shape, strict=True)):
                 return None
         slot = self._tensor(apply("mul", held[0], c), axes, "Kʹ")
-        scaled = Access(slot, held[0].index)
+        scaled = Access(slot, tuple(axes))
         return Reduce(atom.kind, atom.indices, apply("mul", *(scaled if x is held[0] else x for x in body.args)))
 
     def _inside(self, eq: Equation, e: Expr) -> bool:
@@ -232,6 +245,7 @@ class _Folding:
 
         equation = make(letters, rewrite(e, change), dict(zip(letters, axes.values(), strict=True)), target=name, operands=self._names(used))
         t = computed([equation], [self.operands[s] for s in used], dtype=self.t.dtype, name=name, op="fold")
+        self.apart[t] = APART[name]
         if t not in self.operands:
             self.operands.append(t)
         return self.operands.index(t)

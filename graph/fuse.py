@@ -20,6 +20,7 @@ from dataclasses import replace
 from faltung.graph.equation import Equation, used_indices
 from faltung.graph.expr import Access, Apply, Expr, Reduce, accesses, reindex, replace as swap, reslot, walk
 from faltung.graph.fold import unchanging
+from faltung.graph.history import CONSTANT, EPILOGUE, PROLOGUE, TOGETHER, History
 from faltung.graph.index import always_inside
 from faltung.graph.recognise import Contraction, contraction
 from faltung.graph.rewrite import remake, uses
@@ -28,17 +29,17 @@ from faltung.graph.tensor import FLOATS, Tensor, computed, topological
 LARGEST = 24  # function applications in one fused expression: beyond this, registers run out
 
 
-def fuse(outputs: Sequence[Tensor], changing: Collection[Tensor] = ()) -> list[Tensor]:
+def fuse(outputs: Sequence[Tensor], changing: Collection[Tensor] = (), history: History | None = None) -> list[Tensor]:
     """The graph with neighbours fused until nothing changes; `changing` leaves are updated by the graph."""
-    fixed = unchanging(changing)
+    fixed, history = unchanging(changing), history or History()
     while True:
-        fused = _sweep(outputs, fixed)
+        fused = _sweep(outputs, fixed, history)
         if fused == list(outputs):
             return fused
         outputs = fused
 
 
-def _sweep(outputs: Sequence[Tensor], fixed: Callable[[Tensor], bool]) -> list[Tensor]:
+def _sweep(outputs: Sequence[Tensor], fixed: Callable[[Tensor], bool], history: History) -> list[Tensor]:
     """One pass over the graph, operands first, each tensor taking in at most one producer."""
     count = uses(outputs)
     kept = set(outputs)
@@ -49,12 +50,13 @@ def _sweep(outputs: Sequence[Tensor], fixed: Callable[[Tensor], bool]) -> list[T
         if not old.is_leaf:
             operands = tuple(new[o] for o in old.operands)
             t = old if operands == old.operands else remake(old, operands)
+            history.became(old, t)
             for slot, p in enumerate(t.operands):
                 if p.is_leaf or p.dtype not in FLOATS:
                     continue
                 if not _is_constant(p) and (readers[p] > 1 or (fixed(p) and not fixed(t))):
                     continue
-                fused = _try(t, slot)
+                fused = _try(t, slot, history)
                 if fused is not None:
                     t = fused
                     break
@@ -63,9 +65,18 @@ def _sweep(outputs: Sequence[Tensor], fixed: Callable[[Tensor], bool]) -> list[T
     return [new[t] for t in outputs]
 
 
-def _try(t: Tensor, slot: int) -> Tensor | None:
-    found = into_prologue(t, slot)
-    return into_epilogue(t, slot) if found is None else found
+def _try(t: Tensor, slot: int, history: History) -> Tensor | None:
+    p = t.operands[slot]
+    if (found := into_prologue(t, slot)) is not None:
+        summed = any(a.slot == slot for eq in t.equations if eq.reduce is not None for a in _summed(eq))
+        history.joined(found, t, p, CONSTANT if _is_constant(p) else PROLOGUE if summed else EPILOGUE if _reduces(t) else TOGETHER, value=t)
+    elif (found := into_epilogue(t, slot)) is not None:
+        history.joined(found, p, t, EPILOGUE if _reduces(p) else TOGETHER, value=t)
+    return found
+
+
+def _reduces(t: Tensor) -> bool:
+    return any(eq.reduce is not None for eq in t.equations)
 
 
 def _is_constant(t: Tensor) -> bool:

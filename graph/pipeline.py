@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from faltung.graph.fold import fold
 from faltung.graph.fuse import fuse
+from faltung.graph.history import History
 from faltung.graph.rewrite import Change, rebuild
 from faltung.graph.split import drop_units, split_residues
 from faltung.graph.tensor import Tensor, topological
 
 Outputs = list[Tensor]
-Run = Callable[[Sequence[Tensor], Collection[Tensor]], Outputs]
+
+
+class Run(Protocol):
+    """A pass as a function."""
+
+    def __call__(self, outputs: Sequence[Tensor], changing: Collection[Tensor] = (), history: History | None = None) -> Outputs: ...
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A rewrite of a whole graph that keeps its value: `run(outputs, changing)`."""
+    """A rewrite of a whole graph that keeps its value: `run(outputs, changing, history)`."""
 
     name: str
     run: Run
@@ -27,7 +34,7 @@ class Pass:
 
 def each(change: Change) -> Run:
     """A pass that looks at one tensor at a time."""
-    return lambda outputs, changing: rebuild(outputs, change)
+    return lambda outputs, changing=(), history=None: rebuild(outputs, change, history=history)
 
 
 PASSES = (
@@ -43,16 +50,20 @@ def optimise(
     outputs: Sequence[Tensor],
     watch: Callable[[Pass, Outputs, Outputs], None] | None = None,
     changing: Collection[Tensor] = (),
+    history: History | None = None,
 ) -> Outputs:
     """The outputs after all passes. `watch(pass, before, after)` sees every step (to print, time or verify it).
 
     `changing` are leaves that have another value in the next run although they are no inputs: trained parameters.
+    `history`, made of the same outputs, is told what became of their tensors.
     """
     now = list(outputs)
     for p in PASSES:
-        before, now = now, p.run(now, changing)
+        before, now = now, p.run(now, changing, history)
         if watch is not None:
             watch(p, before, now)
+    if history is not None:
+        history.finished(now)
     return now
 
 

@@ -6,16 +6,17 @@ An index of a product of two reads plays one role:
     reduced   in both reads, summed                      columns  in the second read and the result only
     window    summed or free, together with another index in one slot of the first read
 
-The roles are what the scheduler acts on; naming.py has the words.
+The roles are what the scheduler acts on; naming.py has the words. Labels in brackets single out terms of a sum.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from faltung.graph.equation import Equation
-from faltung.graph.expr import Access, Apply, Reduce
-from faltung.graph.index import Affine
+from faltung.graph.expr import Access, Apply, Reduce, Value
+from faltung.graph.index import Affine, Batch
 
 
 @dataclass(frozen=True)
@@ -110,3 +111,23 @@ def vanishing(reduce: Reduce) -> list[Access]:
         elif isinstance(e, Apply) and e.fn == "div":
             stack.append(e.args[0])
     return found
+
+
+def labels(eq: Equation, dtypes: Sequence[str]) -> dict[str, Access]:
+    """Index v → the label that singles out one of its values: T[…] of a sum over [T[…] = v]·f(v), a whole number.
+
+    If v is summed, the sum is f(T[…]), and 0 for a label outside; if v is free, each term belongs to one v.
+    """
+    stack = [eq.reduce.body] if eq.reduce is not None and eq.reduce.kind == "sum" else []
+    found: dict[str, Access] = {}
+    while stack:
+        e = stack.pop()
+        if isinstance(e, Apply) and e.fn in ("mul", "neg", "div"):
+            stack += e.args[:1] if e.fn == "div" else e.args
+        elif isinstance(e, Apply) and e.fn == "eq":
+            for label, value in (e.args, e.args[::-1]):
+                if isinstance(label, Access) and isinstance(value, Value) and dtypes[label.slot] in ("int32", "int64"):
+                    found |= {v: label for v in (value.form.name,) if v is not None and v not in found}
+    forms = [form for a in eq.accesses for form in a.index]
+    plain = {v for v in found if not isinstance(eq.extent[v], Batch) and all(f.name == v for f in forms if f.coefficient(v))}
+    return {v: label for v, label in found.items() if v in plain and not found.keys() & {n for f in label.index for n in f.names}}

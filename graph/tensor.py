@@ -53,7 +53,7 @@ class Tensor:
     """
 
     __slots__ = (
-        "__weakref__", "derivation", "dtype", "equations", "kind", "name", "op", "operands", "serial", "shape", "site", "source", "value", "version",
+        "__weakref__", "derivation", "dtype", "equations", "kept", "kind", "name", "op", "operands", "serial", "shape", "site", "source", "value", "version",
     )  # fmt: skip
     __array_ufunc__ = None  # so that ndarray + tensor asks us, not NumPy
 
@@ -75,6 +75,7 @@ class Tensor:
         self.equations, self.operands, self.value = equations, operands, value
         self.version = 0  # counts changes of the value, so that compiled models know when to fetch it
         self.source: Callable[[], np.ndarray[Any, Any]] | None = None  # where a newer value lives
+        self.kept = False  # there for good: it need not be held here as well
         self.serial = next(_serial)  # creation order: operands come before their users
         self.derivation: tuple[Step, ...] = ()
         self.site = _site()
@@ -105,28 +106,57 @@ class Tensor:
             value = source()
             with _lending:
                 if self.source is source:  # nobody has lent or assigned a newer one meanwhile
+                    if self.kept:
+                        return value
                     self.value, self.source = value, None
         if self.value is None:
             raise ShapeError(f"{self.name or 'this tensor'} has no value: it is {self.kind}, not a parameter or a constant")
         return self.value
+
+    def at_hand(self) -> tuple[int, Callable[[], np.ndarray[Any, Any]]]:
+        """The version of the value, and what gives it without waiting for anybody, as long as this is the version.
+
+        What is lent is fetched first. Raises ShapeError for a tensor that has no value.
+        """
+        while True:
+            with _lending:
+                if self.source is not None and self.kept:
+                    return self.version, self.source
+                if self.source is None and (value := self.value) is not None:
+                    return self.version, lambda: value
+            self.read()
 
     def assign(self, value: Any) -> None:
         """Give a parameter or state a new value of the same shape; it is copied and converted to the dtype.
 
         Raises ShapeError when the shape differs.
         """
-        array = np.array(value, dtype=self.dtype, order="C")
+        self.give(np.array(value, dtype=self.dtype, order="C"))
+
+    def give(self, value: np.ndarray[Any, Any]) -> None:
+        """`assign` without a copy where none is needed: the array is the tensor's from now on, and nobody may change it."""
+        array = np.asarray(value, dtype=self.dtype, order="C")
         if array.shape != self.shape:
             raise ShapeError(f"{self.name}: expected shape {list(self.shape)}, got {list(array.shape)}")
         with _lending:
-            self.value, self.source = array, None
+            self.value, self.source, self.kept = array, None, False
             self._changed()
 
     def lend(self, source: Callable[[], np.ndarray[Any, Any]]) -> None:
         """Declare that a newer value can be had from `source`, which is asked when somebody reads."""
         with _lending:
-            self.source = source
+            self.source, self.kept = source, False
             self._changed()
+
+    def entrust(self, version: int, keeper: Callable[[], np.ndarray[Any, Any]]) -> None:
+        """Let go of the value of this version, if it is the value still: `keeper` has the same bits for whoever reads.
+
+        What a network and a compiled model both need is thus in memory once. `keeper` gives a new array each time; while
+        the value is another one, it may give anything.
+        """
+        with _lending:
+            if self.version == version:
+                self.value, self.source, self.kept = None, keeper, True
 
     def _changed(self) -> None:
         global _changes
@@ -269,13 +299,14 @@ def computed(
     """
     eqs = (equations,) if isinstance(equations, Equation) else tuple(equations)
     operands = tuple(operands)
-    shapes = tuple(t.shape for t in operands)
-    eqs = tuple(check(eq, shapes) for eq in eqs)
-    _check_complete(eqs)
     dtype = dtype or _result_dtype(operands)
     key = (eqs, operands, dtype)
     found = _interned.get(key)
     if found is None:
+        shapes = tuple(t.shape for t in operands)
+        for eq in eqs:
+            check(eq, shapes)
+        _check_complete(eqs)
         found = Tensor("computed", eqs[0].shape, dtype, name=name, equations=eqs, operands=operands, op=op)
         found.derivation = derivation
         _interned[key] = found

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 from math import prod
 
 from faltung.graph.errors import UnsupportedOp
@@ -75,7 +75,7 @@ class Filtering:
                         return f"y[{j}] has d[{k}]·g[{l}] {got} times, and not {int(k == j + l)} times"
         return None
 
-    @property
+    @cached_property
     def amplification(self) -> float:
         """Growth of rounding errors against a direct sum: Σᵢ |Aᵢ|²|Bᵢ|²|Gᵢ|² / (m·r), for independent data of one size."""
         square = [sum(c * c for c in column) for column in zip(*self.a, strict=True)]

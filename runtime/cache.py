@@ -243,3 +243,12 @@ def fingerprint() -> str:
         version = "unknown"
     return (f"faltung {version}, llvmlite {llvmlite.__version__}, "
             f"LLVM {'.'.join(map(str, llvm.llvm_version_info))}, {llvm.get_process_triple()}")
+
+
+@functools.cache
+def source(*files: str) -> str:
+    """A hash of what these files hold: a part of the keys of what depends on them. Raises OSError."""
+    found = hashlib.sha256()
+    for file in files:
+        found.update(hashlib.sha256(Path(file).read_bytes()).digest())
+    return found.hexdigest()

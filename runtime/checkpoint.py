@@ -80,6 +80,18 @@ def load_weights(path: str | Path) -> State:
     return _part(tensors, WEIGHTS) if metadata.get("format") == FORMAT else tensors
 
 
+def load_one(path: str | Path, name: str) -> Array:
+    """One of the arrays that `load_weights` gives. CheckpointError where that fails."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="np") as file:
+            prefix = WEIGHTS if (file.metadata() or {}).get("format") == FORMAT else ""
+            return np.array(file.get_tensor(prefix + name))
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as reason:
+        raise CheckpointError(f"{path}: {name} cannot be read: {reason}") from reason
+
+
 def contents(path: str | Path) -> tuple[State, dict[str, Any] | None]:
     """Every array of a file under its full name, and a checkpoint's progress; None for a file of weights alone."""
     tensors, metadata = _read(Path(path))

@@ -13,6 +13,13 @@ from faltung.runtime import cache, jit
 PLACEHOLDER = "kernel"  # every schedule calls its kernel so; the symbol is a hash of the code
 
 
+class Compiled(Kernel):
+    """A kernel that was compiled under `symbol` before."""
+
+    __slots__ = ("symbol",)
+    symbol: str
+
+
 class Code:
     """Loaded machine code; lives as long as this object."""
 
@@ -31,19 +38,27 @@ def build(kernels: Iterable[Kernel], target: Target) -> Code:
     images: dict[str, bytes] = {}
     symbols: dict[int, str] = {}
     compiled = 0
-    about = f"{target!r} {cache.fingerprint()}"
-    for kernel in kernels:
-        text = emit.module([kernel], target)
-        name = "k" + sha256(f"{about}\n{text}".encode()).hexdigest()[:24]
-        symbols[id(kernel)] = name
-        if name in images:
-            continue
-        key = f"{about}\n{name}\n{text}"
-        image = cache.get(key)
+    for kernel in {id(k): k for k in kernels}.values():
+        text = ""
+        symbol = kernel.symbol if isinstance(kernel, Compiled) else ""
+        image = images.get(symbol) or (cache.get(symbol) if symbol else None)
         if image is None:
-            image = jit.compile_module(text.replace(f'@"{PLACEHOLDER}"', f'@"{name}"').replace(f'@"{PLACEHOLDER}.', f'@"{name}.'), target)
-            cache.put(key, image)
+            symbol, text = named(kernel, target)
+            image = images.get(symbol) or cache.get(symbol)
+        if image is None:
+            image = jit.compile_module(text, target)
+            cache.put(symbol, image)
             compiled += 1
-        images[name] = image
+        symbols[id(kernel)], images[symbol] = symbol, image
     library = jit.load(list(images.values())) if images else None
     return Code(library, symbols, compiled)
+
+
+def named(kernel: Kernel, target: Target) -> tuple[str, str]:
+    """The symbol of a kernel's code, under which the cache keeps it, and its text as LLVM IR.
+
+    The symbol is a hash of all that the code depends on: the text, the target, the versions, and how it is compiled.
+    """
+    text = emit.module([kernel], target)
+    symbol = "k" + sha256(f"{target!r} {cache.fingerprint()} {cache.source(jit.__file__)}\n{text}".encode()).hexdigest()[:32]
+    return symbol, text.replace(f'@"{PLACEHOLDER}"', f'@"{symbol}"').replace(f'@"{PLACEHOLDER}.', f'@"{symbol}.')

@@ -2,7 +2,8 @@
 
 Two arenas: one for parameters, states, constants and what is derived from them, made once; one for inputs and
 temporaries, made for the largest batch so far. Parameters are shared with the user through `Tensor.version`: a
-model fetches a value that somebody else changed, and lends out a value that it changed itself.
+model fetches a value that somebody else changed, lends out a value that it changed itself, and keeps for the network
+what it holds in every bit.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -25,9 +27,10 @@ from faltung.runtime.memory import Arena
 from faltung.runtime.stages import stages
 
 if TYPE_CHECKING:
-    from faltung.runtime import profile
+    from faltung.runtime import fusion, profile
 
 Array = np.ndarray[Any, Any]
+Value = Callable[[], Array]  # asked when it is needed, so that one after another is in memory
 VIEWS = 1024  # kept at most, for many batch sizes
 
 
@@ -65,14 +68,14 @@ class Memory:
         self._logical.clear()
         self.main = self._plan(self.program.steps, None)
 
-    def prepare(self, values: Mapping[int, Array]) -> None:
+    def prepare(self, values: Mapping[int, Value]) -> None:
         """Compute what depends on constants and parameters only, given those that are not held, by buffer."""
         staging = Arena(max(self.stages.size, 64))
         for stage in self.stages.stages:
             for number in stage.fills:
                 slot = self.program.slots[number]
                 assert slot.layout is not None
-                slot.layout.write(staging.view(self.stages.offsets[number], slot.dtype, slot.size[0]), values[number], 0)
+                slot.layout.write(staging.view(self.stages.offsets[number], slot.dtype, slot.size[0]), values[number](), 0)
             threads.run(self._plan(stage.steps, staging), 0)
 
     def _plan(self, steps: Sequence[Step], staging: Arena | None) -> plan.Plan:
@@ -82,7 +85,7 @@ class Memory:
             return self._arena(slot).pointer(self.offsets[number])
 
         addresses = [address(n, s) for n, s in enumerate(self.program.slots)]
-        calls = [plan.Step(self.code.address(s.kernel), s.buffers, _linear(s.kernel.total), s.barrier, s.kernel.offsets[-1]) for s in steps]
+        calls = [plan.Step(self.code.address(s.kernel), s.buffers, linear(s.kernel.total), s.barrier, s.kernel.offsets[-1]) for s in steps]
         return plan.Plan(calls, addresses, (self.code, self.kept, self.passing, staging))
 
     def _arena(self, slot: Slot) -> Arena:
@@ -111,6 +114,12 @@ class Memory:
         assert layout is not None
         return layout.read(self.flat(number, batch), batch)
 
+    def keeper(self, number: int) -> Callable[[], Array]:
+        """Copies a persistent buffer out. It outlives the model, of which it holds on to the arena alone."""
+        layout, flat = self.program.slots[number].layout, self.flat(number, 0)
+        assert layout is not None
+        return partial(layout.read, flat, 0)
+
     def _view(self, number: int, batch: int) -> Array | None:
         """The buffer's memory as a logical array; None where it is split into blocks. Small networks feel the time to make it."""
         key = number, batch
@@ -123,7 +132,7 @@ class Memory:
         return self._logical[key]
 
 
-def _linear(total: Expr) -> tuple[int, int]:
+def linear(total: Expr) -> tuple[int, int]:
     """A kernel's parallel extent as (constant, per batch)."""
     match total:
         case Int():
@@ -131,10 +140,10 @@ def _linear(total: Expr) -> tuple[int, int]:
         case BatchExpr():
             return 0, 1
         case Binary(op="*"):
-            (a, b), (c, d) = _linear(total.a), _linear(total.b)
+            (a, b), (c, d) = linear(total.a), linear(total.b)
             return a * c, a * d + b * c
         case Binary(op="+"):
-            (a, b), (c, d) = _linear(total.a), _linear(total.b)
+            (a, b), (c, d) = linear(total.a), linear(total.b)
             return a + c, b + d
     raise AssertionError(f"parallel extent {total} is not linear in the batch")
 
@@ -184,11 +193,21 @@ class Model:
 
     # ---- looking inside ----
 
-    def explain(self, what: str | None = None, **arguments: Any) -> profile.Profile:
+    @overload
+    def explain(self, what: Literal["fusion"]) -> fusion.Fusion: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def explain(self, what: str | None = None, **arguments: Any) -> profile.Profile: ...
+
+    def explain(self, what: str | None = None, **arguments: Any) -> profile.Profile | fusion.Fusion:
         """Each kernel's equation, schedule, flops, bytes, time and share of this machine's peak, measured now.
 
         `what` selects kernels by number, name or schedule. Inputs that are not given by name are made up, with
         `batch=` examples; parameters and states are afterwards what they were. The profile prints as a table.
+
+        `"fusion"` is a table of its own: what the compiler put together, folded into weights, placed and removed.
+        Nothing is run for it. It is never taken for the name of a kernel: one that is called so has a number as well.
+
         Raises ShapeError or DTypeError for arguments that do not fit, UnknownKernel for a `what` that is nowhere.
         """
         from faltung.runtime import profile
@@ -277,7 +296,7 @@ class Model:
     @contextmanager
     def _bound(self, arrays: Sequence[Array], batch: int) -> Iterator[None]:
         """The lock, with inputs copied in and parameters that changed outside taken over."""
-        fresh: dict[Tensor, tuple[int, Array]] = {}
+        fresh: dict[Tensor, tuple[int, Value]] = {}
         while True:
             with self._lock:
                 now = changes()
@@ -286,28 +305,40 @@ class Model:
                     stale = list(dict.fromkeys([*stale, *(origin for _, origin, number in self._held if number in self._memory.stages.offsets)]))
                 if all(o in fresh and fresh[o][0] == o.version for o in stale):
                     self._memory.fit(batch)
-                    self._take({o: fresh[o] for o in stale})
-                    self._looked = now
-                    self._write(arrays, batch)
-                    yield
-                    return
+                    taken = self._take({o: fresh.pop(o) for o in stale})
+                    fresh.clear()  # nothing is held here that its owner has let go of
+                    if taken:
+                        self._looked = now
+                        self._write(arrays, batch)
+                        yield
+                        return
             # fetched without the lock: the newest value may live in another model, which may be fetching from us
-            fresh |= {o: (o.version, o.read()) for o in stale}
+            fresh |= {o: o.at_hand() for o in stale}
 
-    def _take(self, fresh: Mapping[Tensor, tuple[int, Array]]) -> None:
-        """Write parameters that changed outside, and redo what depends on constants and parameters only."""
-        staged: dict[int, Array] = {}
+    def _take(self, fresh: dict[Tensor, tuple[int, Value]]) -> bool:
+        """Write parameters that changed outside, and redo what depends on constants and parameters only.
+
+        What lies here as it is, in another order at most, is kept here for its owner too. False if a value has changed
+        meanwhile, and another one may have been written.
+        """
+        staged: dict[int, Value] = {}
+        versions = {origin: version for origin, (version, _) in fresh.items()}
         for t, origin, number in self._held:
             if origin in fresh:
-                version, value = fresh[origin]
+                version, value = fresh.pop(origin)
                 if number in self._memory.stages.offsets:
-                    staged[number] = value.astype(t.dtype, copy=False)
+                    staged[number] = value
                 elif self._seen.get(t) != version:
-                    self._memory.write(number, value.astype(t.dtype, copy=False), 0)
+                    self._memory.write(number, value(), 0)
+                    if t is origin and t not in self._updated:
+                        t.entrust(version, self._memory.keeper(number))
                 self._seen[t] = version
-        if (fresh or not self._prepared) and self.program.prepare:
-            self._memory.prepare(staged)
-        self._prepared = True
+        if versions or not self._prepared:
+            self._prepared = False  # until it is done: a value may fail to come
+            if self.program.prepare:
+                self._memory.prepare(staged)
+            self._prepared = True
+        return all(origin.version == version for origin, version in versions.items())
 
     def _write(self, arrays: Sequence[Array], batch: int) -> None:
         for n, array in zip(self._numbers, arrays, strict=True):

@@ -56,12 +56,13 @@ class Peak:
         self._address, self._units = self._code.address(made), 0
         self._vector = target.vector_bytes
 
-    def measure(self) -> float:
+    def measure(self, pool: threads.Pool | None = None) -> float:
         """Flops a second of all threads of the pool together, now; 0.0 where the machine has no counter to read."""
-        units = UNITS * threads.threads()
+        pool = pool or threads.pool()
+        units = UNITS * pool.count
         if units != self._units:
             self._plan, self._units = self._bound(units), units
-        seconds = threads.pool().measure(self._plan, units)[..., 1].max()
+        seconds = pool.measure(self._plan, units)[..., 1].max()
         return float(units * self.flops / seconds) if seconds > 0 else 0.0
 
     def _bound(self, units: int) -> plan.Plan:

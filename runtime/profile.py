@@ -21,6 +21,7 @@ from faltung.graph.errors import FaltungError, ShapeError
 from faltung.graph.index import Batch
 from faltung.graph.naming import name
 from faltung.graph.tensor import FLOATS, Tensor
+from faltung.runtime.fusion import Fusion, fusion
 from faltung.runtime.peak import peak
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ Array = np.ndarray[Any, Any]
 SECONDS = 1.0  # a profile measures for about this long
 LEAST, MOST = 5, 50  # runs
 SUM_OF_PARTS = "sum of parts"  # how schedules call the kernel that adds up what another one has computed in parts
+FUSION = "fusion"  # what to explain, other than kernels
 PRODUCTS = "products"  # how schedules that transform call the kernel in between, which multiplies
 
 
@@ -177,13 +179,15 @@ def _equations(rows: Sequence[Row]) -> list[str]:
 # ---- measuring ----
 
 
-def explain(model: Model, what: str | None = None, arguments: Mapping[str, Any] | None = None) -> Profile:
-    """The profile of a compiled model, of all kernels or those that `what` selects.
+def explain(model: Model, what: str | None = None, arguments: Mapping[str, Any] | None = None) -> Profile | Fusion:
+    """The profile of a compiled model, of all kernels or those that `what` selects; for "fusion", what was fused with what.
 
     `arguments` are inputs by name; those not given are made up, at the batch size of those given, else that of
     `batch=`, else the largest run so far. Parameters and states are afterwards what they were. Raises ShapeError,
     DTypeError or UnknownKernel.
     """
+    if what == FUSION:
+        return fusion(model.program)
     whole = of(model.program, sample(model, arguments or {}))
     return whole if what is None else whole.only(what)
 
@@ -282,7 +286,7 @@ def costs(program: Program, batch: int) -> list[Cost]:
     works = {key(s): s for s in program.steps if not s.schedule.endswith(SUM_OF_PARTS)}
     works |= {key(s): s for s in program.steps if s.schedule.endswith(PRODUCTS)}
     for step in program.steps:
-        whole = _whole(step, batch)
+        whole = _whole(program, step, batch)
         taken, given = _scratch(program, step, batch)
         written = given.bytes + (whole.written if len(given.numbers) < sum(b.written for b in step.kernel.buffers) else 0)
         if step.schedule.endswith(SUM_OF_PARTS):
@@ -313,10 +317,12 @@ def _scratch(program: Program, step: Step, batch: int) -> tuple[_Memory, _Memory
     return found[0], found[1]
 
 
-def _whole(step: Step, batch: int) -> Cost:
-    """The cost of the step's equation. A copy into another layout reads the tensor itself, not its operands."""
+def _whole(program: Program, step: Step, batch: int) -> Cost:
+    """The cost of the step's equation, with those operands read that the kernel has. A copy into another layout reads the tensor itself."""
     operands = step.tensor.operands if step.equation in step.tensor.equations else (step.tensor,)
-    return cost(step.equation, operands, step.tensor.dtype, batch)
+    copies = {program.slots[b].tensor for b in step.buffers}
+    read = [n for n, o in enumerate(operands) if o in copies or program.buffer.get(o) in step.buffers]
+    return cost(step.equation, operands, step.tensor.dtype, batch, read)
 
 
 # ---- what the kernels are, as text ----

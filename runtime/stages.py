@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from faltung.codegen.buffers import Life, place
 from faltung.codegen.program import Program, Step
 
-ENOUGH = 16 << 20  # bytes of parameters in a stage
+ENOUGH = 4 << 20  # bytes of parameters in a stage
 
 
 @dataclass(frozen=True)

@@ -210,10 +210,10 @@ def set_threads(count: int) -> None:
 
 def _wanted() -> int:
     """FALTUNG_THREADS, or else the processors that this process may use."""
-    return int(config.get("FALTUNG_THREADS")) or min(_processors(), MOST_THREADS)
+    return int(config.get("FALTUNG_THREADS")) or min(processors(), MOST_THREADS)
 
 
-def _processors() -> int:
+def processors() -> int:
     """Processors granted by affinity, and by the time quota of a container: spinning beyond it stalls everything."""
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))

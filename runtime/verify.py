@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from faltung.codegen import interpret
+from faltung.codegen.choose import Chooser
 from faltung.codegen.element import PRIME
 from faltung.codegen.loops import Kernel
 from faltung.codegen.program import Program, Slot, Step, lower
@@ -34,6 +35,7 @@ from faltung.graph.index import Batch, Extent
 from faltung.graph.pipeline import optimise
 from faltung.graph.tensor import FLOATS, Tensor, topological
 from faltung.runtime import code, jit
+from faltung.runtime.facts import measured
 from faltung.runtime.model import Model
 from faltung.runtime.residues import evaluate
 
@@ -101,15 +103,16 @@ def verify(what: Tensor | Sequence[Tensor] | Model, *, batch: int = 3, seed: int
     """
     if batch < 0:
         raise ShapeError(f"verify: batch={batch}: give a size of at least 0")
+    choose: Chooser = measured
     if isinstance(what, Model):
         outputs, updates = _graph_of(what.program)
-        accuracy = what.program.accuracy
+        accuracy, choose = what.program.accuracy, what.program.choose
     else:
         outputs, updates = optimise([what] if isinstance(what, Tensor) else list(what)), {}
     machine = host() if target is None else target
     if not any(t.dtype == "float32" for t in topological([*outputs, *updates])):  # residues as wide as the floats they stand for
         machine = replace(machine, vector_bytes=machine.vector_bytes // 2)
-    program = lower(outputs, updates, machine, exact=True, accuracy=accuracy)
+    program = lower(outputs, updates, machine, exact=True, accuracy=accuracy, choose=choose)
     return Report(tuple(Verification(program, batch, seed).lines()))
 
 

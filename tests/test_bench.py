@@ -1,12 +1,17 @@
-"""The timing that benchmarks rest on: rounds in turns, ratios round by round, tables that line up."""
+"""What benchmarks rest on: rounds in turns, ratios round by round, tables that line up, layers found in networks."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
+import faltung as ft
+from bench.layers import Level, Seen, Shape, layers, report, seen, shape
 from bench.timing import Timing, in_turns, table
+from faltung.runtime.threads import threads
 
 
 def test_rounds_are_taken_in_turns() -> None:
@@ -36,3 +41,43 @@ def test_a_table_lines_up() -> None:
         "a         1.5",
         "longer  10.25",
     ]
+
+
+# ---- layers of networks ----
+
+SQUARE = Shape(16, 32, 1, (8, 8), (3, 3), (2, 2), (1, 1))
+
+
+def weights(*extents: int) -> ft.Tensor:
+    return ft.parameter(np.ones(extents, np.float32), "k")
+
+
+def test_a_convolution_is_described_from_its_equation() -> None:
+    x = ft.input("x", (None, 16, 8, 8))
+    assert shape(ft.conv2d(x, weights(32, 16, 3, 3), stride=2, padding=1)) == SQUARE
+    depthwise = shape(ft.conv2d(x, weights(16, 1, 5, 3), padding=(2, 0), groups=16))
+    assert depthwise == Shape(16, 16, 16, (8, 8), (5, 3), (1, 1), (2, 0)) and str(depthwise) == "5×3 16→16 at 8 in 16 groups"
+    assert shape(ft.relu(x)) is None and shape(ft.linear(ft.input("a", (2, 3)), weights(4, 3))) is None
+
+
+def test_layers_are_seen_inside_their_network() -> None:
+    x, k = ft.input("x", (1, 16, 8, 8)), weights(32, 16, 3, 3)
+    y = ft.max_pool2d(ft.relu(ft.conv2d(x, k, stride=2, padding=1)), 2)
+    memory = [Level(1 << 40, 1e9, 5e8)]
+    (found,) = seen(ft.compile(y, accuracy="strict"), "small", threads(), "strict", memory)
+    assert found.shape == SQUARE and found.flops == 2 * 16 * 32 * 9 * 16
+    assert found.weights == 4 * 16 * 32 * 9 and found.moved == 4 * (16 * 64 + 32 * 16)
+    assert found.memory_s == pytest.approx((found.weights + 4 * 16 * 64) / 1e9 + 4 * 32 * 16 / 5e8)
+
+
+def test_a_shape_is_one_row_and_says_what_it_is_bound_by() -> None:
+    fast, slow = (Seen(SQUARE, "a", 1, "strict", "contraction, tile 1×2", 100, 10, 20, s, 0.9, 100.0, 0.5) for s in (1.25, 1.75))
+    (row,) = layers([fast, slow])
+    assert row.gflops == pytest.approx((80 + 100 / 1.75) / 2 / 1e9) and row.bound == "arithmetic" and row.direct and not row.low
+    far = replace(fast, share=0.4, memory_s=1.1, network="b")
+    (row,) = layers([far])
+    assert row.bound == "memory" and not row.low
+    (row,) = layers([replace(far, memory_s=0.9)])
+    assert row.low and "of the others 1 are below 85 %" in report([row])
+    assert not layers([replace(far, memory_s=0.9, schedule="F(4,3), blocks of 28 tiles")])[0].low
+    assert len(layers([fast, slow, replace(fast, threads=2), replace(fast, accuracy="balanced")])) == 3

@@ -18,7 +18,7 @@ number of parts, each part adds up a result of its own, and the parts are added 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from math import prod
@@ -30,6 +30,7 @@ from faltung.codegen.schedules.generic import sum_of_parts
 from faltung.codegen.schedules.registers import Tile
 from faltung.codegen.schedules.task import RESULT, Plan, Task, Work
 from faltung.codegen.schedules.tile import Form, fit, fixed, row_block
+from faltung.graph.expr import Access
 from faltung.graph.index import Affine, Batch
 
 PARTS = 8  # of the rows of all images
@@ -72,6 +73,12 @@ class _Nest(Tile):
     name = "contraction"
     walks_images = False
 
+    def __init__(self, task: Task, form: Form) -> None:
+        super().__init__(task, form)
+        self.splits = task.accuracy == "strict" and not self.walks_images
+        if self.cut is not None:
+            self.waiting = self.k.private("waiting", prod(self.points) * form.vectors * self.lanes)
+
     def work(self) -> Work:
         """The kernel."""
         self.loops()
@@ -91,8 +98,23 @@ class _Nest(Tile):
         """Statements that come first in each unit."""
 
     def begin(self, places: list[list[dict[str, Place]]]) -> list[list[Reg]]:
-        """Sums begin at 0."""
-        return self.zeros(places)
+        """Sums begin at 0, and the lines of the results are asked for, and those of what is added to them."""
+        beside = [x for x in self.eq.accesses if self._beside(x)]
+        for v in range(self.form.vectors):
+            for row in places:
+                self.k.prefetch(self.out.buffer, self.out.layout.address(self.eq.lhs, row[v]), write=True)
+                for x in beside:
+                    memory = self.memory[x.slot]
+                    self.k.prefetch(memory.buffer, memory.layout.address(x.index, row[v]))
+        acc = self.zeros(places)
+        if self.cut is not None:
+            self.wait(acc)
+        return acc
+
+    def _beside(self, x: Access) -> bool:
+        """Whether it is read after the sums, an element for each: not a weight, and not a bias, which stay in cache."""
+        names = {n for form in x.index for n in form.names}
+        return {self.lane, *dict(self.form.tile)} <= names <= set(self.eq.free) and all(form.den == 1 for form in x.index)
 
     def zeros(self, places: list[list[dict[str, Place]]]) -> list[list[Reg]]:
         """Accumulators that hold 0."""
@@ -101,7 +123,26 @@ class _Nest(Tile):
 
     def end(self, places: list[list[dict[str, Place]]], acc: list[list[Reg]]) -> None:
         """The epilogue of every sum is stored."""
+        if self.cut is not None:
+            self.collect(acc)
         self.finish(places, acc)
+
+    def set_aside(self, acc: list[list[Reg]]) -> None:
+        """Add the sums to those that wait; they begin at 0 again."""
+        self.collect(acc)
+        self.wait(acc)
+        for register in (r for row in acc for r in row):
+            self.k.set(register, self.k.const(0, self.lanes))
+
+    def collect(self, acc: list[list[Reg]]) -> None:
+        """Add what waits to the sums."""
+        for n, register in enumerate(r for row in acc for r in row):
+            self.k.set(register, register + self.k.load(self.waiting, n * self.lanes, self.lanes, name="waiting"))
+
+    def wait(self, acc: list[list[Reg]]) -> None:
+        """Store the sums as those that wait."""
+        for n, register in enumerate(r for row in acc for r in row):
+            self.k.store(self.waiting, n * self.lanes, register)
 
     def finish(self, places: list[list[dict[str, Place]]], acc: list[list[Reg]]) -> None:
         """Store the epilogue of every sum."""
@@ -137,16 +178,35 @@ class _Nest(Tile):
             t = stack.enter_context(k.parallel(k.N * units if batch else units))
             self.enter()
             places: dict[str, Place] = {}
+            numbers: dict[str, Expr] = {}
             rest = units
             for n, (name, count, _) in enumerate(dims[:taken]):
                 rest = rest // count if isinstance(count, int) else rest
                 number: Expr = t // rest if rest > 1 else t
                 if n:
                     number = number % count
-                places |= self._enter(name, k.let(number, name))
+                numbers[name] = k.let(number, name)
+                places |= self._enter(name, numbers[name])
             for name, count, _ in dims[taken:]:
-                places |= self._enter(name, stack.enter_context(k.loop(name, 0, count)))
+                numbers[name] = stack.enter_context(k.loop(name, 0, count))
+                places |= self._enter(name, numbers[name])
+            self.sharing = self._tiles_of_lanes(dims, numbers)
             self._groups(places)
+
+    def _tiles_of_lanes(self, dims: Sequence[tuple[str, Expr | int, bool]], numbers: Mapping[str, Expr]) -> tuple[Expr, int] | None:
+        """The number of this tile among those of the same lanes, and how many these are; None where B need not be asked for so."""
+        constant, per_image = self.b.layout.size
+        blocks = fixed(self.eq.extent[self.lane]) // self.lanes // self.form.vectors
+        if per_image or blocks < 2 or constant * self.task.bytes > blocks * self.task.target.l2 // 4:
+            return None
+        inside = dims[[name for name, *_ in dims].index(self.lane) + 1 :]
+        number: Expr = Int(0)
+        tiles = 1
+        for name, count, _ in inside:
+            if not isinstance(count, int) or isinstance(self.eq.extent[name], Batch):
+                return None
+            number, tiles = number * count + numbers[name], tiles * count
+        return (self.k.let(number, "tile"), tiles) if tiles > 1 else None
 
     def _dims(self) -> list[tuple[str, Expr | int, bool]]:
         """Loops around the tile: name, count, whether the count is the open batch."""
@@ -166,9 +226,11 @@ class _Nest(Tile):
                 whole.append((i, self.k.N if isinstance(e, Batch) else e, isinstance(e, Batch)))
         if self.walks_images or not whole or whole[0][0] in self.c.columns:
             return [*lane, *whole, *tiled]  # B's block stays in cache
-        if self._b_stays:
+        axes = zip(self.a.layout.shape, self.c.a.index, strict=True)
+        image = prod(e for e, form in axes if not isinstance(e, Batch) and not form.coefficient(whole[0][0]))
+        if self._b_stays and self.b.layout.size[0] <= image:
             return [*whole, *tiled, *lane]  # all of B stays in cache, and each row of A is fetched once
-        return [*whole[:1], *lane, *whole[1:], *tiled]  # an image stays while all blocks of columns pass over it
+        return [*whole[:1], *lane, *whole[1:], *tiled]  # an image stays while all of B passes over it, and a thread reads its part of B
 
     def _enter(self, name: str, v: Expr) -> dict[str, Place]:
         tile = dict(self.form.tile)
@@ -263,11 +325,12 @@ class _Images(_Nest):
         self.height = fixed(self.eq.extent[self.rows]) if self.rows else 1
         self.positions = prod(fixed(self.eq.extent[i]) for i in inside)
 
-    def add_to(self, held: Memory, places: list[list[dict[str, Place]]], acc: list[list[Reg]]) -> None:
+    def add(self, held: Memory, places: list[list[dict[str, Place]]], acc: list[list[Reg]]) -> None:
         """Add what is in memory to the accumulators."""
         for n, row in enumerate(places):
             for v, at in enumerate(row):
-                self.k.set(acc[n][v], self.k.load(held.buffer, held.layout.address(self.eq.lhs, at), self.lanes, self.own, "held"))
+                waiting = self.k.load(held.buffer, held.layout.address(self.eq.lhs, at), self.lanes, self.own, "held")
+                self.k.set(acc[n][v], acc[n][v] + waiting)
 
     def put(self, held: Memory, places: list[list[dict[str, Place]]], acc: list[list[Reg]]) -> None:
         """Store the sums as they are."""
@@ -324,14 +387,13 @@ class _Sweep(_Images):
             self.ranges[self.rows] = (k.let(top, "top"), k.let(bottom, "bottom"))
 
     def begin(self, places: list[list[dict[str, Place]]]) -> list[list[Reg]]:
-        """Sums begin at 0 in the first sweep, and where they are in the others."""
-        acc = self.zeros(places)
-        with self.k.when(self.at > 0):
-            self.add_to(self.held, places, acc)
-        return acc
+        """Each sweep has sums of its own: a sum of sums is more exact."""
+        return self.zeros(places)
 
     def end(self, places: list[list[dict[str, Place]]], acc: list[list[Reg]]) -> None:
-        """The epilogue follows in the last sweep."""
+        """They are added to those of the sweeps before; the epilogue follows in the last one."""
+        with self.k.when(self.at > 0):
+            self.add(self.held, places, acc)
         if self.held is self.out:
             self.put(self.held, places, acc)
             return
@@ -379,11 +441,10 @@ class _Parts(_Images):
                 self._groups(places)
 
     def begin(self, places: list[list[dict[str, Place]]]) -> list[list[Reg]]:
-        """Sums begin where they are."""
-        acc = self.zeros(places)
-        self.add_to(self.out, places, acc)
-        return acc
+        """Each image has sums of its own."""
+        return self.zeros(places)
 
     def end(self, places: list[list[dict[str, Place]]], acc: list[list[Reg]]) -> None:
-        """Sums are stored; the epilogue follows when the parts are added."""
+        """They are added to those of the images before; the epilogue follows when the parts are added."""
+        self.add(self.out, places, acc)
         self.put(self.out, places, acc)

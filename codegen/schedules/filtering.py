@@ -5,33 +5,43 @@
 Every window axis is cut into tiles of m outputs. Where m does not divide the extent the last tile is moved back, so
 that it computes some outputs once more and reads nothing that the equation does not read; the tiles before own them.
 
-The choice compares cycles of one core for one image: multiply-adds at two a cycle, transforms by their additions, and
-bytes of weights, which Winograd has more of.
+The choice compares seconds of all cores for an image: multiply-adds, transforms by their additions, and bytes of weights,
+which Winograd has more of. How many images come is open, so the mean of one alone and one among sixteen counts.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from math import hypot, prod
 
+from faltung.codegen.machine import Machine
 from faltung.codegen.schedules.task import Task
 from faltung.codegen.schedules.tile import Form, fit, fixed, row_block
 from faltung.graph.index import Batch
 from faltung.graph.recognise import Contraction
-from faltung.graph.winograd import MOST_POINTS, Filtering, Matrix, sums, winograd
+from faltung.graph.winograd import MOST_POINTS, Filtering, sums, winograd
 
 # the most that rounding errors may grow by, over all axes: F(4,3) in two dimensions has 23, F(6,3) 426
 GROWTH = {"strict": 1.0, "balanced": 30.0, "fast": 500.0}
+DIRECT = "sums of products"  # what the other way is called
 LARGEST = 6  # outputs of one tile along an axis
 
-# cycles and bytes a cycle of one core, for the choice alone
-RATE = 2 * 0.9  # multiply-adds of vectors a cycle, in either inner loop
-SIMPLE = 1.0  # additions and moves of vectors a cycle, in the transforms
-STREAM = 6.0  # bytes of weights a cycle that come from memory
-OVERHEAD = 2000  # cycles for what either way costs besides
-GAIN = 0.9  # of the direct way's cycles: what must be undercut
+# blocks of tiles
+BLOCK, MOST_BLOCK = 28, 64  # tiles
+CACHED = 0.75  # of the second level of cache for what is transformed
+NEAR = 4  # times that level for weights that are read anew for each of few tiles
+PARTS = (8, 4, 2)  # blocks are a multiple of one of these, so that threads have equal shares,
+SOME_TILES, FEW_TILES = 20, 8  # where that leaves so many tiles in a block, of many or of few
+
+# for the choice alone: fitted to all convolutions of stride 1 of VGG-16, ResNets and DenseNet-121, of which they tell times within a tenth
+PRODUCTS = 0.88  # of the rate of multiply-adds, in either inner loop
+NEAR_MOVES, FAR_MOVES = 0.28, 0.125  # of that rate, additions and moves in the transforms, by whether all stages run in one kernel
+STREAMED = 0.88  # of the rate at which memory is read, weights
+KERNEL = 2.5e-6  # seconds to begin one
+IMAGES = (1, 16)  # in a run: weights are streamed once for all of them
+GAIN = 0.9  # of the direct way's seconds: what must be undercut
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,8 @@ class Tiling:
     lanes: int
     channels: int
     filters: int
+    machine: Machine
+    changing: bool  # weights are new in every run
 
     @property
     def roles(self) -> Contraction:
@@ -93,54 +105,100 @@ class Tiling:
 
     @property
     def name(self) -> str:
-        return "×".join(dict.fromkeys(f"F({a.f.m},{a.f.r})" for a in self.axes))
+        names = [f"F({a.f.m},{a.f.r})" for a in self.axes]
+        return names[0] if len(set(names)) == 1 else "×".join(names)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Outputs of a tile along each axis."""
+        return tuple(a.f.m for a in self.axes)
 
     @property
     def growth(self) -> float:
         """By how much rounding errors grow."""
         return prod(a.f.amplification for a in self.axes)
 
-    # ---- cycles ----
+    @cached_property
+    def blocks(self) -> int:
+        """Blocks of tiles that an image is cut into for the stages to run one after the other; 0 where each is a kernel.
+
+        With few tiles that pays only where the weights, which every block reads, stay near.
+        """
+        few, count = self.rows < 2 * BLOCK, len(self.points)
+        if few and (self.rows < self.machine.cores * FEW_TILES or 4 * count * self.channels * self.filters > NEAR * self.machine.l2):
+            return 0
+        size = int(CACHED * self.machine.l2) // (4 * count * (self.inputs + self.results) * self.lanes)
+        parts = next((p for p in PARTS if self.rows >= p * (FEW_TILES if few else SOME_TILES)), 1)
+        return -(-self.rows // (min(max(BLOCK, size), MOST_BLOCK) * parts)) * parts
+
+    # ---- seconds ----
 
     @property
     def estimate(self) -> str:
-        return f"{self.name} is estimated at {self.cycles / 1e6:.3g} million cycles an image, sums of products at {self.direct / 1e6:.3g}"
+        return f"{self.name} is estimated at {1e6 * self.seconds:.3g} µs an image, {DIRECT} at {1e6 * self.direct:.3g} µs"
 
     @property
     def instead_of(self) -> tuple[tuple[str, str], ...]:
-        return (("sums of products", self.estimate),)
+        return ((DIRECT, self.estimate),)
 
-    @property
-    def cycles(self) -> float:
-        """Estimated for one image."""
-        products = len(self.points) * self.channels * self.results * self.rows / RATE
-        into, out = _operations([a.f.b for a in self.axes]), _operations([a.f.a for a in self.axes])
-        moved = self.rows * (self.inputs * (into + 2 * len(self.points)) + self.results * (out + 2 * len(self.points))) / SIMPLE
-        weights = len(self.points) * self.channels * self.results * self.lanes * 4 / STREAM
-        return hypot(products + moved, weights) + OVERHEAD
+    @cached_property
+    def seconds(self) -> float:
+        """Estimated for an image on all cores."""
+        points = len(self.points)
+        products = points * self.channels * self.results * self.rows / PRODUCTS
+        into, out = (_operations(which, self.axes) + 2 * points for which in ("b", "a"))
+        moved = self.rows * (self.inputs * into + self.results * out) / (NEAR_MOVES if self.blocks else FAR_MOVES)
+        changed = 2 * self.channels * self.results * (_operations("g", self.axes) + points) / NEAR_MOVES if self.changing else 0.0
+        return self._mean(products + moved, points, changed, kernels=1 if self.blocks else 3)
 
-    @property
+    @cached_property
     def direct(self) -> float:
-        """Cycles of the direct way."""
+        """Seconds of the direct way."""
         taps = prod(a.f.r for a in self.axes)
         outputs = prod(e for _, e in self.outer) * prod(a.extent for a in self.axes)
-        weights = taps * self.channels * self.results * self.lanes * 4 / STREAM
-        return hypot(taps * self.channels * self.results * outputs / RATE, weights) + OVERHEAD
+        return self._mean(taps * self.channels * self.results * outputs / PRODUCTS, taps, 0.0, kernels=1)
+
+    def _mean(self, work: float, weights: int, once: float, kernels: int) -> float:
+        """Of an image alone and one among many: `work` for each and `once` for all in multiply-adds of vectors, so many weights
+        from memory for each pair of a channel and a filter.
+        """
+        rate = self.machine.products * self.machine.cores
+        streamed = weights * self.channels * self.results * self.lanes * 4 / (STREAMED * self.machine.streams)
+        return sum((hypot((n * work + once) / rate, streamed) + kernels * KERNEL) / n for n in IMAGES) / len(IMAGES)
 
 
-def _operations(matrices: list[Matrix]) -> int:
+def _operations(which: str, axes: tuple[Axis, ...]) -> int:
     """Of one transform: every matrix is applied to all lines along its axis, one axis after the other."""
-    total, sizes = 0, [len(m[0]) for m in matrices]
-    for axis, matrix in enumerate(matrices):
-        found = sums(matrix)
+    counts = [_counts(a.f.m, a.f.r)[which] for a in axes]
+    total, sizes = 0, [columns for columns, _, _ in counts]
+    for axis, (_, rows, terms) in enumerate(counts):
         sizes[axis] = 1
-        total += sum(len(s) for s in (*found.steps, *found.rows)) * prod(sizes)
-        sizes[axis] = len(matrix)
+        total += terms * prod(sizes)
+        sizes[axis] = rows
     return total
+
+
+@cache
+def _counts(m: int, r: int) -> dict[str, tuple[int, int, int]]:
+    """Columns, rows and terms of the matrices of F(m, r)."""
+    found = {}
+    for name in ("a", "b", "g"):
+        matrix = getattr(winograd(m, r), name)
+        shared = sums(matrix)
+        found[name] = (len(matrix[0]), len(matrix), sum(len(s) for s in (*shared.steps, *shared.rows)))
+    return found
 
 
 def tiling(task: Task) -> Tiling | str:
     """The convolution in the tiles that are estimated to be fastest, or the reason why the direct way is taken."""
+    found = tilings(task)
+    if isinstance(found, str):
+        return found
+    return found[0].estimate if found[0].seconds > GAIN * found[0].direct else found[0]
+
+
+def tilings(task: Task) -> list[Tiling] | str:
+    """The convolution in all tiles that are accurate enough, those that are estimated to be fastest first; or why there are none."""
     if GROWTH[task.accuracy] <= 1:
         return f"accuracy is {task.accuracy}"
     form = fit(task)
@@ -152,10 +210,7 @@ def tiling(task: Task) -> Tiling | str:
     candidates = _candidates(task, form, *found)
     if not candidates:
         return f"no size of tile keeps rounding errors within {GROWTH[task.accuracy]:.0f} times those of a direct sum"
-    best = min(candidates, key=lambda t: (t.cycles, t.growth))
-    if best.cycles > GAIN * best.direct:
-        return best.estimate
-    return best
+    return sorted(candidates, key=lambda t: (t.seconds, t.growth))
 
 
 def _roles(task: Task, form: Form) -> tuple[str, list[Axis], str | None, tuple[tuple[str, int], ...]] | str:
@@ -196,10 +251,10 @@ def _candidates(task: Task, form: Form, channel: str, axes: list[Axis], batch: s
     """All sizes of tiles within the growth of rounding errors that is allowed."""
     eq = task.equation
     counts = (fixed(eq.extent[channel]), fixed(eq.extent[form.lanes.index]))
-    found = []
+    machine, found = task.machine, []
     for sizes in product(*(range(2, min(LARGEST, a.extent, MOST_POINTS + 1 - a.f.r) + 1) for a in axes)):
         cut = tuple(replace(a, f=winograd(m, a.f.r)) for a, m in zip(axes, sizes, strict=True))
-        t = Tiling(form, channel, cut, batch, outer, task.lanes, *counts)
+        t = Tiling(form, channel, cut, batch, outer, task.lanes, *counts, machine, form.lanes.roles.b.slot not in task.steady)
         if t.growth <= GROWTH[task.accuracy]:
             found.append(t)
     return found

@@ -21,14 +21,14 @@ from math import prod
 
 from faltung.codegen import loops
 from faltung.codegen.builder import Builder
-from faltung.codegen.layout import Layout, Place, value_of
+from faltung.codegen.layout import Layout, Place, value_of, within
 from faltung.codegen.loops import Expr, Int, Reg
-from faltung.codegen.lower import Lowering, Memory, follows, labels, neutral_of, scalar_places
+from faltung.codegen.lower import Lowering, Memory, follows, neutral_of, scalar_places
 from faltung.codegen.schedules.task import RESULT, Plan, Task, Work
 from faltung.graph.equation import Equation
 from faltung.graph.expr import Access, Expr as Scalar, Reduce, replace as swap
 from faltung.graph.index import Affine, Batch, Extent, always_inside
-from faltung.graph.recognise import vanishing
+from faltung.graph.recognise import labels, vanishing
 
 PARTS = 16  # of a reduction that is split
 FEW = 16  # parallel units below which a reduction is split
@@ -193,12 +193,13 @@ def _lane(task: Task, part: tuple[str, str] | None) -> str | None:
         return task.lanes > 1 and follows(reads, task.operands, i, split, task.lanes) is None
 
     for axis, form in enumerate(eq.lhs):
-        i = form.name
+        i = form.names[0] if len(form.names) == 1 else None
         if i is None or (part is not None and i == part[1]):  # the bounds of a part's loop are scalars
             continue
         split = dict(places) | {i: Place.split(Int(0), Int(0), task.lanes)}
         extent = eq.extent[i]
-        whole = task.result.block[axis] == 1 or extent == task.result.shape[axis]
+        block = task.result.block[axis]
+        whole = block == 1 or extent == task.result.shape[axis] or (within(form, i, block) == block and _int(extent) % block == 0)
         wide = isinstance(extent, Batch) or extent >= 4 or task.result.block[axis] > 1
         if whole and wide and task.result.lane_stride(eq.lhs, i, split) == 1 and possible(i):
             return i

@@ -22,6 +22,7 @@ from faltung.graph.expr import Access
 from faltung.graph.index import Batch
 
 LINE = 64  # bytes that memory moves at a time
+TERMS = 256  # of a sum that is one part of a longer one
 LATENCY = 1000  # cycles of multiply-adds between asking memory for a line and using it
 
 
@@ -41,11 +42,17 @@ class Tile(ABC):
         self.own: Expr | None = None  # which of the lanes are stored, where not all are
         self.ranges: dict[str, tuple[Expr, Expr]] = {}
         self.walked: frozenset[str] = frozenset()
+        self.sharing: tuple[Expr, int] | None = None  # the number of this tile among those of the same lanes, and how many these are
+        self.splits = False  # whether sums of many terms are added in parts
         self.streams = True  # whether operands come from memory once for each tile
 
     @abstractmethod
     def begin(self, places: list[list[dict[str, Place]]]) -> list[list[Reg]]:
         """The accumulators, for every point and block of lanes."""
+
+    def set_aside(self, acc: list[list[Reg]]) -> None:
+        """Add the sums to those that wait; they begin at 0 again."""
+        raise AssertionError("only tiles that split sums set them aside")
 
     @abstractmethod
     def end(self, places: list[list[dict[str, Place]]], acc: list[list[Reg]]) -> None:
@@ -59,7 +66,7 @@ class Tile(ABC):
         offsets = [sum(d * s for d, s in zip(p, steps, strict=True)) for p in points]
         at = [[self._point(places, names, p, v) for v in range(self.form.vectors)] for p in points]
         acc = self.begin(at)
-        self._reduce(places, offsets, acc)
+        self._reduce(places, offsets, acc, lambda: self.set_aside(acc))
         self.end(at, acc)
 
     def _point(self, places: dict[str, Place], names: list[str], p: tuple[int, ...], v: int) -> dict[str, Place]:
@@ -73,8 +80,9 @@ class Tile(ABC):
 
     # ---- the reduction ----
 
-    def _reduce(self, places: dict[str, Place], offsets: list[int], acc: list[list[Reg]]) -> None:
-        order = self._reduction_order()
+    def _reduce(self, places: dict[str, Place], offsets: list[int], acc: list[list[Reg]], aside: Callable[[], None]) -> None:
+        """All multiply-adds of a tile; `aside` stands where so many terms have been added that the sums are set aside."""
+        k, cut = self.k, self.cut
 
         def nest(rest: list[str], now: dict[str, Place]) -> None:
             if not rest:
@@ -85,35 +93,68 @@ class Tile(ABC):
             if size is not None:
                 full, tail = divmod(fixed(e), size)
                 if full:
-                    with self.k.loop(f"{i}_block", 0, full) as outer:
-                        self._ask_for_next_tile(now | dict.fromkeys(rest[1:], Place(Int(0))) | {i: Place.split(outer, Int(0), size)}, offsets)
-                        inner(i, rest[1:], now, lambda v: Place.split(outer, v, size), 0, size)
+                    parts(i, full, lambda lo, count: blocks(i, rest[1:], now, size, lo, count))
                 if tail:
-                    inner(i, rest[1:], now, lambda v: Place.split(Int(full), v, size), 0, tail)
+                    inner(i, rest[1:], now, lambda v: Place.split(Int(full), v, size), Int(0), tail)
+            elif i in self.ranges or isinstance(e, Batch):
+                lo, hi = self.ranges.get(i, (Int(0), k.N))
+                with k.loop(i, lo, hi) as v:
+                    one(i, rest[1:], now | {i: Place(v)}, 1)
             else:
-                lo, hi = self.ranges.get(i, (0, self.k.N if isinstance(e, Batch) else e))
-                inner(i, rest[1:], now, Place, lo, hi)
+                parts(i, e, lambda lo, count: inner(i, rest[1:], now, Place, lo, count))
 
-        def inner(i: str, rest: list[str], now: dict[str, Place], place: Callable[[Expr], Place], lo: Expr | int, hi: Expr | int) -> None:
-            if rest:
-                with self.k.loop(i, lo, hi) as v:
-                    nest(rest, now | {i: place(v)})
+        def parts(i: str, count: int, run: Callable[[Expr, int], None]) -> None:
+            if cut is None or cut[0] != i:
+                run(Int(0), count)
                 return
-            unroll = self.form.unroll
-            if lo == 0 and isinstance(hi, int):
-                if hi <= unroll:
-                    self._steps(now | {i: place(Int(0))}, i, hi, offsets, acc)
-                    return
-                whole = hi // unroll * unroll
-                with self.k.loop(i, 0, whole, unroll) as v:
-                    self._steps(now | {i: place(v)}, i, unroll, offsets, acc)
-                if whole < hi:
-                    self._steps(now | {i: place(Int(whole))}, i, hi - whole, offsets, acc)
-            else:
-                with self.k.loop(i, lo, hi) as v:
-                    self._steps(now | {i: place(v)}, i, 1, offsets, acc)
+            whole, left = divmod(count, cut[1])
+            with k.loop(f"{i}_part", 0, whole) as part:
+                run(k.let(part * cut[1], "first"), cut[1])
+                aside()
+            if left:
+                run(Int(count - left), left)
 
-        nest(order, dict(places))
+        def blocks(i: str, rest: list[str], now: dict[str, Place], size: int, lo: Expr, count: int) -> None:
+            with k.loop(f"{i}_block", lo, lo + count) as outer:
+                start = now | dict.fromkeys(rest, Place(Int(0))) | {i: Place.split(outer, Int(0), size)}
+                self._ask_for_next_tile(start, offsets)
+                if not rest and self.sharing:
+                    self._ask_for_next_lanes(start, size, *self.sharing)
+                inner(i, rest, now, lambda v: Place.split(outer, v, size), Int(0), size)
+
+        def inner(i: str, rest: list[str], now: dict[str, Place], place: Callable[[Expr], Place], lo: Expr, count: int) -> None:
+            unroll = self.form.unroll if not rest else 1
+            left = count % unroll
+            if left < count:
+                with k.loop(i, lo, lo + (count - left), unroll) as v:
+                    one(i, rest, now | {i: place(v)}, unroll)
+            if left:
+                one(i, rest, now | {i: place(lo + (count - left))}, left)
+
+        def one(i: str, rest: list[str], now: dict[str, Place], count: int) -> None:
+            if rest:
+                nest(rest, now)
+            else:
+                self._steps(now, i, count, offsets, acc)
+
+        nest(self._reduction_order(), dict(places))
+
+    @property
+    def cut(self) -> tuple[str, int] | None:
+        """The reduced index and how many of its values (or blocks) are added up before the sums are set aside.
+
+        The rounding error of a sum grows with the number of terms; added up in parts, with the size of a part and the
+        number of parts. None where one part is all.
+        """
+        extents = [(i, e) for i in self._reduction_order() if not isinstance(e := self.eq.extent[i], Batch)]
+        if not self.splits or prod(e for _, e in extents) < 2 * TERMS:
+            return None
+        inside = 1
+        for i, e in reversed(extents):
+            if inside * e > TERMS:
+                return i, max(1, TERMS // (inside * (self._reduced_block(i) or 1)))
+            inside *= e
+        return None
 
     def _reduction_order(self) -> list[str]:
         """Reduced indices in the order of B's memory, so that B streams."""
@@ -168,6 +209,23 @@ class Tile(ABC):
             for offset in sorted({o // line * line for o in offsets}):
                 self.k.prefetch(self.a.buffer, at + offset)
 
+    def _ask_for_next_lanes(self, places: Mapping[str, Place], size: int, number: Expr, tiles: int) -> None:
+        """Ask for some of the lines of B that the next lanes use: all of them, when each tile of these lanes has done so.
+
+        Spread out, they need the least bandwidth; asked for one after the other by the first tile, it would wait.
+        """
+        summed = self._reduction_order()
+        start = {**places, **{i: Place.split(Int(0), Int(0), b) if (b := self._reduced_block(i)) else Place(Int(0)) for i in summed}}
+        lane = places[self.lane]
+        following = start | {self.lane: Place.split(lane.outer + self.form.vectors, Int(0), self.lanes)}
+        first, here, there = (self.b.layout.address(self.c.b.index, p) for p in (start, places, following))
+        blocks = prod(fixed(self.eq.extent[i]) for i in summed) // size
+        line = LINE // self.task.bytes
+        lines = -(-size * self.form.vectors * self.lanes // (line * tiles))
+        at = self.k.let(there + (number * blocks + (here - first) // (size * self.lanes)) * (lines * line), "ahead")
+        for n in range(lines):
+            self.k.prefetch(self.b.buffer, at + n * line)
+
     def _to_next_tile(self) -> int | None:
         """The step in A from one tile to the next, along the innermost row index that has several tiles."""
         tile = dict(self.form.tile)
@@ -183,12 +241,12 @@ class Tile(ABC):
     def _ask_for_later_steps(self, i: str, a: Expr, b: list[Expr]) -> None:
         """Ask for what is read LATENCY cycles later, where an operand streams through the innermost reduced index.
 
-        Weights stream when they do not stay in cache: each is used for few rows only. A streams in the gradient by
-        the weights, a line for each step; its rows are followed by stepping along the reduced index outside `i`.
+        Weights do, from memory or from the second level of cache. A streams in the gradient by the weights, a line for
+        each step; its rows are followed by stepping along the reduced index outside `i`.
         """
         steps = -(-2 * LATENCY // (prod(self.points) * self.form.vectors))
         if not self.b.layout.size[1]:
-            if not self._b_stays:
+            if not self.sharing or self._reduced_block(i) is None:
                 for address in b:
                     self.k.prefetch(self.b.buffer, address + steps * self._moves(self.c.b, self.b.layout, i))
             return

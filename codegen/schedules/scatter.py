@@ -20,11 +20,12 @@ from dataclasses import replace
 from faltung.codegen import loops
 from faltung.codegen.layout import Place
 from faltung.codegen.loops import Expr, Int
-from faltung.codegen.lower import Lowering, follows, labels, scalar_places
+from faltung.codegen.lower import Lowering, follows, scalar_places
 from faltung.codegen.schedules.generic import sum_of_parts
 from faltung.codegen.schedules.task import RESULT, Plan, Task, Work
 from faltung.graph.expr import Access, Reduce
 from faltung.graph.index import Affine, Batch
+from faltung.graph.recognise import labels
 from faltung.graph.tensor import FLOATS
 
 RANGES = 16  # of rows: units for threads

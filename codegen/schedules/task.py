@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from faltung.codegen.builder import Builder
 from faltung.codegen.layout import Layout
 from faltung.codegen.loops import Kernel
 from faltung.codegen.lower import ELEMENTS, Memory
+from faltung.codegen.machine import Machine, typical
 from faltung.codegen.target import Target
 from faltung.graph.equation import Equation
 
@@ -27,6 +29,13 @@ class Task:
     exact: bool = False  # the element type of floats is the integers modulo a prime
     aliases: tuple[int, ...] = ()  # operands whose memory is the result's: an update in place
     accuracy: str = "strict"  # what schedules may do to rounding errors: see codegen/schedules/filtering.py
+    steady: tuple[int, ...] = ()  # operands that are ready before a run, and change rarely
+    facts: Callable[[], Machine] | None = None  # of the machine to run on, asked only where a choice needs them
+
+    @property
+    def machine(self) -> Machine:
+        """The machine to run on; a typical one of the target where nothing is known of it."""
+        return self.facts() if self.facts is not None else typical(self.target)
 
     @property
     def elem(self) -> str:

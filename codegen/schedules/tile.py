@@ -167,8 +167,10 @@ def _tiled(task: Task, found: Lanes) -> Form:
     blocks = whole // lanes if found.group is not None and whole % lanes == 0 else 1 if found.group is not None else -(-whole // lanes)
     best: tuple[float, tuple[tuple[str, int], ...], int] = (-1.0, (), 1)
     for vectors in (v for v in (1, 2, 3, 4) if blocks % v == 0):
-        # one register for the element of A when its use is not folded into the instruction, one for each vector of B
-        points = (task.target.registers - vectors - (2 if task.target.registers <= 16 else 1)) // vectors
+        # one register for each vector of B, one for the element of A where its use is not folded into the instruction,
+        # and one more for the next element where each is used several times
+        spare = 2 if task.target.registers <= 16 and vectors > 1 else 1
+        points = (task.target.registers - vectors - spare) // vectors
         for tile in _tiles(task, c, min(points, 28)):
             score = _efficiency(eq, tile, vectors)
             if score > best[0] + 0.005:  # between equals the simpler tile, which comes first

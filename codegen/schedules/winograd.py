@@ -5,9 +5,9 @@
     M[x, f, tile] = Σ_c U[x, f, c] · V[x, c, tile]    lanes are filters; one for each point x of the transform
     Y[f, tile]    = epilogue( A · M[f, tile] )
 
-Where there are many tiles, the three stages run for one block of tiles after the other, on private memory that stays in
-cache; where there are few, each stage is a kernel, and every weight is read once. What is computed for a tile does not
-depend on which tiles are computed with it, so neither way of sharing out changes a bit.
+Where there are many tiles, or weights that stay near, the three stages run for one block of tiles after the other, on
+private memory that stays in cache; otherwise each stage is a kernel, and every weight is read once. What is computed for
+a tile does not depend on which tiles are computed with it, so neither way of sharing out changes a bit.
 """
 
 from __future__ import annotations
@@ -28,11 +28,7 @@ from faltung.codegen.schedules.tile import fixed
 from faltung.graph.winograd import Matrix, Sum, sums
 
 WEIGHTS, INPUTS, PRODUCTS = -2, -3, -4  # scratch: U, V, M
-BLOCK = 28  # tiles of a block, at least
-CACHED = 0.75  # of the second level of cache for V and M
-MOST_BLOCK = 64
 LATENCY = 1000  # cycles of multiply-adds between asking memory for weights and using them
-PARTS = 8  # blocks of an image are a multiple of this, so that threads have equal shares
 
 Values = dict[tuple[int, ...], Expr]
 
@@ -40,12 +36,14 @@ Values = dict[tuple[int, ...], Expr]
 def winograd(task: Task) -> Plan | str:
     """Kernels of the transforms and the products, or the reason why the direct way is taken."""
     t = tiling(task)
-    if isinstance(t, str):
-        return t
+    return t if isinstance(t, str) else planned(task, t)
+
+
+def planned(task: Task, t: Tiling) -> Plan:
+    """The kernels for these tiles."""
     s = _Stages(task, t)
-    blocks = s.blocks
-    if blocks:
-        return Plan((s.weights(), s.fused(blocks)), (s.u_size,), t.instead_of)
+    if t.blocks:
+        return Plan((s.weights(), s.fused(t.blocks)), (s.u_size,), t.instead_of)
     return Plan((s.weights(), s.transform(), s.multiply(), s.finish()), (s.u_size, s.v_size, s.m_size), t.instead_of)
 
 
@@ -96,16 +94,6 @@ class _Stages:
         size = self.count * blocks * self.t.rows * self.lanes
         pad = self.count * self.lanes
         return (pad, size) if self.t.batch is not None else (size + pad, 0)
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of tiles that an image is cut into for the stages to run one after the other; 0 where each is a kernel."""
-        row = self.count * (self.t.inputs + self.t.results) * self.lanes * 4
-        size = min(max(BLOCK, int(self.task.target.l2 * CACHED) // row), MOST_BLOCK)
-        found = -(-self.t.rows // size)
-        if self.t.rows < 2 * BLOCK:
-            return 0
-        return -(-found // PARTS) * PARTS if self.t.rows >= 2 * PARTS * self.most else found
 
     # ---- kernels ----
 

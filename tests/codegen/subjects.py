@@ -1,304 +1,23 @@
-"""Small programs over residues whose kernels are run in the interpreter: what faults are put into and must show in.
-
-    subject.broken()               why the program, lowered as the code is now, does not compute its outputs, or None
-    subject.groups()               the kernels of each equation, with the memory before and after them
-    group.broken(n, kernel)        why the equation fails with kernel n replaced, or None
-"""
+"""The small programs over residues that faults are put into and must show in (watch.py runs them)."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import combinations, groupby
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from faltung.codegen import interpret
-from faltung.codegen.buffers import Life, place
-from faltung.codegen.check import reason_invalid
 from faltung.codegen.element import PRIME
-from faltung.codegen.loops import Kernel
-from faltung.codegen.program import Program, Slot, Step, lower
-from faltung.codegen.target import Target, named
+from faltung.codegen.target import named
 from faltung.graph import dsl
-from faltung.graph.errors import FaltungError
 from faltung.graph.grad import grad
 from faltung.graph.index import Batch
 from faltung.graph.ops.table import define
-from faltung.graph.pipeline import optimise
-from faltung.graph.tensor import FLOATS, Tensor, topological
-from faltung.runtime import residues
-from tests.check import Array, sized
-from tests.codegen.kernels import Bench, garbage, whole
+from faltung.graph.tensor import Tensor
+from tests.codegen.watch import LABELS, Subject
 
 N = None
-LABELS = 6  # integers fed to inputs of labels lie below
-
-
-# ---- running, and watching ----
-
-
-class Race(FaltungError, RuntimeError):
-    """Two units of the parallel range write the same element, or a unit writes it again."""
-
-
-class Watched(interpret.Machine):
-    """A machine that remembers what is read and written, and by which unit of the parallel range."""
-
-    def __init__(self, kernel: Kernel, arrays: Mapping[str, Array], batch: int, once: bool) -> None:
-        super().__init__(arrays, batch)
-        self.once = once
-        self.owner = {b.name: np.full(arrays[b.name].size, -1) for b in kernel.buffers if b.written}
-        self.trace: list[tuple[str, str, bytes]] = []
-
-    def places(self, buffer: Any, address: Any, stride: int, type: Any, mask: Any, what: str) -> tuple[Array, Array]:
-        """The addresses, remembered. Raises Race when another unit has written there."""
-        found, touched = super().places(buffer, address, stride, type, mask, what)
-        if touched.any():
-            self.trace.append((what, buffer.name, found[touched].tobytes()))
-        if what == "write" and buffer.name in self.owner:  # private memory is rewritten by every unit
-            owner = self.owner[buffer.name]
-            others = owner[found[touched]]
-            if np.any((others >= 0) & (self.once | (others != self.unit))):
-                raise Race(f"units {self.unit} and {others.max()} both write {buffer.name}[{found[touched]}]")
-            owner[found[touched]] = self.unit
-        return found, touched
-
-
-def once(step: Step) -> bool:
-    """Whether the kernel writes each element once; only sums over images are added to image by image."""
-    return step.kernel.sweep is None and not step.schedule.startswith("contraction, parts of the batch")
-
-
-def run(kernel: Kernel, arrays: Sequence[Array], batch: int, alone: bool) -> Watched:
-    """All units of a kernel, the last first; what the machine has seen. Raises OutOfBounds or Race."""
-    machine = Watched(kernel, {b.name: a for b, a in zip(kernel.buffers, arrays, strict=True)}, batch, alone)
-    with np.errstate(all="ignore"):
-        machine.run(kernel, range(whole(kernel, batch))[::-1])
-    return machine
-
-
-@dataclass(frozen=True)
-class Group:
-    """The kernels of one equation, the memory of all buffers before, and what must stand in the result after."""
-
-    steps: tuple[Step, ...]
-    slots: Mapping[int, Slot]
-    before: Mapping[int, Array]
-    result: int
-    expected: Array
-    batch: int
-
-    def broken(self, number: int, kernel: Kernel) -> str | None:
-        """Why the equation fails when kernel `number` is replaced."""
-        reason = reason_invalid(kernel)
-        if reason is not None:
-            return reason
-        written = {b for s in self.steps for b, d in zip(s.buffers, s.kernel.buffers, strict=True) if d.written}
-        try:
-            memory, _ = self._run(number, kernel)
-        except FaltungError as error:
-            return f"{type(error).__name__}: {error}"
-        layout = self.slots[self.result].layout
-        assert layout is not None
-        if not np.array_equal(layout.read(memory[self.result], self.batch), self.expected):
-            return "other values"
-        if np.any(memory[self.result][halo(self.slots[self.result], self.batch)]):
-            return "a halo that is not zero"
-        changed = [n for n, a in self.before.items() if n not in written and not np.array_equal(a, memory[n])]
-        return f"operand {changed} was written to" if changed else None
-
-    def inert(self, number: int, kernel: Kernel) -> bool:
-        """Whether the kernel does here what the right one does: the same reads in the same order, and the same writes.
-
-        Then it is no fault on this shape: code that is not reached, a stride of an index that is always 0, a bound that
-        is never the one that counts. Elements of a halo do not count among the reads: they are 0. Neither do those of a part
-        of a sum that had no terms.
-        """
-        (memory, trace), (other, traced) = self._run(number, self.steps[number].kernel), self._run(number, kernel)
-        return trace == traced and all(np.array_equal(a, other[n]) for n, a in memory.items())
-
-    def _run(self, number: int, kernel: Kernel) -> tuple[dict[int, Array], list[tuple[str, str, bytes]]]:
-        memory, trace = {n: a.copy() for n, a in self.before.items()}, []
-        for n, step in enumerate(self.steps):
-            seen = run(kernel if n == number else step.kernel, [memory[b] for b in step.buffers], self.batch, once(step)).trace
-            halos = {}
-            for b, declared in zip(step.buffers, step.kernel.buffers, strict=True):
-                slot = self.slots[b]
-                if slot.layout is not None and slot.layout.has_halo:
-                    halos[declared.name] = halo(slot, self.batch)
-                elif slot.layout is None and not declared.written:
-                    halos[declared.name] = memory[b] == 0
-            trace += [a for a in seen if a[1] not in halos or a[0] == "write" or not halos[a[1]][np.frombuffer(a[2], np.int64)].all()]
-        return memory, trace
-
-
-def halo(slot: Slot, batch: int) -> Array:
-    """Which elements of a buffer are its halo."""
-    assert slot.layout is not None
-    mark = np.full(slot.size[0] + slot.size[1] * batch, -1, np.int8)
-    slot.layout.write(mark, np.ones(sized(slot.layout.shape, batch), np.int8), batch)
-    return mark == -1
-
-
-# ---- subjects ----
-
-
-@dataclass(frozen=True)
-class Subject:
-    """Outputs of a graph and a batch size; `updates` maps outputs to the leaves that they replace."""
-
-    name: str
-    build: Callable[[], tuple[list[Tensor], dict[Tensor, Tensor]]]
-    batch: int
-    target: Target
-    most: int = PRIME  # residues of the operands lie below: few values make ties
-
-    @cached_property
-    def graph(self) -> tuple[list[Tensor], dict[Tensor, Tensor]]:
-        """Outputs and updates, as written."""
-        return self.build()
-
-    @cached_property
-    def values(self) -> dict[Tensor, Array]:
-        """Random residues for the leaves, and all tensors by their equations, before any rewriting."""
-        outputs, updates = self.graph
-        generator, found = np.random.default_rng(len(self.name)), {}
-        for t in topological([*outputs, *updates]):
-            shape = sized(t.shape, self.batch)
-            if t.is_leaf:
-                found[t] = generator.integers(0, self.most if t.dtype in FLOATS else LABELS, shape)
-                continue
-            found[t] = np.zeros(shape, np.int64)
-            for eq in t.equations:
-                residues.evaluate(eq, [found[o] for o in t.operands], found[t], self.batch)
-        return found
-
-    def program(self) -> Program:
-        """The graph through all passes and lowered, as it is now."""
-        outputs, updates = self.graph
-        found = optimise([*outputs, *updates])
-        new = dict(zip(found[len(outputs) :], updates.values(), strict=True))
-        return lower(found[: len(outputs)], new, self.target, exact=True)
-
-    def broken(self) -> str | None:
-        """Why the program, as it is lowered now, does not compute what the graph says; None when it does."""
-        try:
-            program = self.program()
-            return self._invalid(program) or self._wrong(program)
-        except Exception as error:  # whatever a fault makes a schedule do, it is noticed
-            return f"{type(error).__name__}: {error}"
-
-    def _invalid(self, program: Program) -> str | None:
-        if program.left_out:
-            return f"left out: {program.left_out}"
-        for step in (*program.prepare, *program.steps):
-            if (reason := reason_invalid(step.kernel)) is not None:
-                return reason
-        return races(program.prepare) or races(program.steps)
-
-    def _wrong(self, program: Program) -> str | None:
-        bench = Arena(program, self.batch)
-        for t in program.buffer:
-            if t.is_leaf:
-                bench.write(t, self.values[t])
-        for step in (*program.prepare, *program.steps):
-            run(step.kernel, [bench.arrays[b] for b in step.buffers], self.batch, once(step))
-        outputs, updates = self.graph
-        pairs = [*zip(program.outputs, outputs, strict=True), *((program.buffer[old], new) for new, old in updates.items())]
-        for number, t in pairs:
-            if not np.array_equal(bench.read(number), self.values[t]):
-                return f"{t.name or t.op} has other values"
-        return None
-
-    def groups(self) -> list[Group]:
-        """The kernels equation by equation; each finds right operands, and garbage elsewhere."""
-        program = self.program()
-        bench = Bench(program, self.batch, exact=True)
-        generator = np.random.default_rng(1)
-        for n, slot in enumerate(program.slots):
-            if slot.inside is not None:
-                continue
-            noise = generator.integers(0, PRIME if slot.dtype in FLOATS else LABELS, bench.arrays[n].size).astype(bench.arrays[n].dtype)
-            if slot.layout is not None and slot.layout.has_halo:
-                noise[halo(slot, self.batch)] = 0
-            bench.arrays[n][:] = noise
-        for t in program.buffer:
-            if t.is_leaf:
-                bench.write(t, self.values[t])
-        found = []
-        for _, several in groupby((*program.prepare, *program.steps), key=lambda s: (id(s.tensor), id(s.equation))):
-            steps = tuple(several)
-            t, eq = steps[0].tensor, steps[0].equation
-            result = next(b for b, d in zip(steps[-1].buffers, steps[-1].kernel.buffers, strict=True) if d.written)
-            operands = [t] if eq not in t.equations else list(t.operands)
-            expected = bench.read(result)
-            residues.evaluate(eq, [bench.read(program.buffer[o]) for o in operands], expected, self.batch)
-            used = {b for s in steps for b in s.buffers}
-            before = {b: bench.arrays[b].copy() for b in used}
-            found.append(Group(steps, dict(enumerate(program.slots)), before, result, expected, self.batch))
-            for step in steps:
-                run(step.kernel, [bench.arrays[b] for b in step.buffers], self.batch, once(step))
-        return found
-
-
-class Arena(Bench):
-    """Memory as the runtime plans it: temporaries share one arena by lifetime, full of garbage but for the halos."""
-
-    def __init__(self, program: Program, batch: int) -> None:
-        super().__init__(program, batch, exact=True)
-        lives = program.lives()
-        offsets, total = place([life for _, life in lives], batch)
-        memory = garbage(total // 4 + 16, np.dtype(np.int64)).view(np.uint8)
-        for (number, life), at in zip(lives, offsets, strict=True):
-            own = self.arrays[number]
-            flat = memory[2 * at : 2 * at + own.nbytes].view(own.dtype)  # a residue takes the room of two f32
-            if not life.shared:
-                flat[:] = 0
-            self.arrays[number] = flat
-        self.arrays = [self.arrays[program.memory(n)] for n in range(len(self.arrays))]
-
-
-@dataclass(frozen=True)
-class Lifetimes:
-    """Buffers with random lifetimes: those that are alive together must not overlap in the arena."""
-
-    name: str
-
-    def broken(self) -> str | None:
-        """Which buffers overlap, if any do."""
-        r = random.Random(0)
-        for _ in range(60):
-            starts = [r.randrange(6) for _ in range(8)]
-            lives = [Life((r.randrange(1, 40) * 64, r.randrange(9)), s, s + r.randrange(4), r.random() < 0.8) for s in starts]
-            offsets, total = place(lives, 5)
-            spans = [(at, at + life.size[0] + life.size[1] * 5) for at, life in zip(offsets, lives, strict=True)]
-            if any(end > total for _, end in spans):
-                return "a buffer behind the end of the arena"
-            for (a, one), (b, two) in combinations(zip(lives, spans, strict=True), 2):
-                meet = not (a.shared and b.shared) or (a.first <= b.last and b.first <= a.last)
-                if meet and one[0] < two[1] and two[0] < one[1]:
-                    return f"{a} and {b} overlap: {one} and {two}"
-        return None
-
-
-def races(steps: Sequence[Step]) -> str | None:
-    """Two steps without a barrier in between of which one writes what the other touches; None when there are none."""
-    since = np.cumsum([step.barrier for step in steps])
-    for (m, first), (n, second) in combinations(enumerate(steps), 2):
-        if since[m] != since[n]:
-            continue
-        a, b = (({*s.buffers}, {x for x, d in zip(s.buffers, s.kernel.buffers, strict=True) if d.written}) for s in (first, second))
-        if (a[1] & b[0] or a[0] & b[1]) and not (a[1] & b[1] and first.tensor is second.tensor):
-            return f"steps {m} and {n} meet without a barrier"
-    return None
-
-
-# ---- what is computed ----
-
 Graph = tuple[list[Tensor], dict[Tensor, Tensor]]
 
 
@@ -350,6 +69,14 @@ def groups_of_blocks() -> Graph:
     return [y, grad(y, m, dsl.input("g", (N, 12, 3)))], {}
 
 
+def long_sums() -> Graph:
+    """Sums of so many terms that parts of them are set aside: over an index in blocks, a window around one, and rows."""
+    x, first, row = dsl.input("x", (N, 1, 2)), dsl.input("first", (34, 1, 1)), dsl.input("row", (N, 530))
+    inner = dsl.conv1d(x, first)
+    y = dsl.conv1d(inner, dsl.input("k", (4, 34, 16)), padding=8)
+    return [dsl.conv1d(dsl.conv1d(x, dsl.input("many", (532, 1, 1))), dsl.input("one", (8, 532, 1))), y, dsl.linear(row, dsl.input("w", (5, 530)))], {}
+
+
 def sweeps(length: int, channels: int, after: bool) -> Callable[[], Graph]:
     """The gradient of many weights, some positions or some images at a time."""
 
@@ -361,6 +88,48 @@ def sweeps(length: int, channels: int, after: bool) -> Callable[[], Graph]:
     return graph
 
 
+def behind_another(options: dict[str, Any], filters: int, taps: int, *extents: int, gradient: bool = False) -> Callable[[], Graph]:
+    """A convolution in blocks of channels, with something beside it, and the gradient of its operand."""
+
+    def graph() -> Graph:
+        build = {1: dsl.conv1d, 2: dsl.conv2d}[len(extents)]
+        x, first = dsl.input("x", (N, 2, *extents)), dsl.input("first", (5, 2, *(1 for _ in extents)))
+        k, b = dsl.input("k", (filters, 5, *(taps for _ in extents))), dsl.input("b", (filters,))
+        inner = build(x, first)
+        y = build(inner, k, b, **options)
+        if not gradient:
+            return [y * 3 + y.sum(1).reshape(N, 1, *y.shape[2:])], {}
+        cotangent = build(x, dsl.input("g", (filters, 2, *(1 for _ in extents))))
+        return [grad(y, [inner], cotangent)[0]], {}
+
+    return graph
+
+
+def appended() -> Graph:
+    """Two layers, each appended to all before it; both read beyond the border, and nobody who reads all does."""
+    x, one, two, three = dsl.input("x", (N, 4, 3)), *(dsl.input(f"k{n}", (4, 4 * n, 3 if n < 3 else 1)) for n in (1, 2, 3))
+    y = dsl.conv1d(x, dsl.input("k", (4, 4, 1)))
+    for k in (one, two):
+        y = dsl.cat([y, dsl.conv1d(y, k, padding=1)], 1)
+    return [dsl.conv1d(y, three)], {}
+
+
+def within_a_block() -> Graph:
+    """Parts of which one begins within a block of lanes, one lies below another, and one is there twice."""
+    x = dsl.input("x", (N, 4, 3))
+    a, b, c = (dsl.conv1d(x, dsl.input(f"k{f}", (f, 4, 1))) for f in (6, 4, 8))
+    return [dsl.cat([a, b], 1) * 2, dsl.conv1d(dsl.cat([c, c], 2), dsl.input("k", (4, 8, 3)), padding=1)], {}
+
+
+def scaled() -> Graph:
+    """Sums of products with scales and shifts that are parameters: of filters, of positions, of a window, and of something else."""
+    x, z = dsl.input("x", (N, 3, 5)), dsl.input("z", (N, 4, 5))
+    k, m, one = dsl.parameter(np.zeros((4, 3, 3)), "k"), dsl.parameter(np.zeros((4, 3, 1)), "m"), dsl.parameter(np.zeros((4, 4, 1)), "one")
+    s, t, u = (dsl.parameter(np.zeros(shape), "stu"[n]) for n, shape in enumerate([(1, 4, 1), (1, 4, 1), (1, 1, 5)]))
+    y = (dsl.conv1d(x, k, padding=1) - t * s) * s + z * (t - s)
+    return [y, z * s - t * z, -dsl.conv1d(x, m) * (s * 3), (dsl.conv1d(z, one) * t - 2) * u], {}
+
+
 def doubling() -> Graph:
     """A parameter that is read and doubled: only the reader makes the update wait."""
     x, w = dsl.input("x", (N, 5)), dsl.parameter(np.zeros((6, 5)), "w")
@@ -369,6 +138,17 @@ def doubling() -> Graph:
 
 def small(name: str, build: Callable[[], Graph], batch: int = 2, most: int = PRIME) -> Subject:
     return Subject(name, build, batch, named("baseline"), most)
+
+
+def special(name: str, build: Callable[[], Graph], *about: str, batch: int = 2, labels: int = LABELS, tile: int = 0) -> Subject:
+    return Subject(name, build, batch, named("baseline"), labels=labels, tile=tile, about=about)
+
+
+def looked_up() -> Graph:
+    """The gradient of a table of 70 rows, alone and doubled, by a sum of two reads."""
+    labels, rows = dsl.input("t", (N,), "int64"), dsl.input("rows", (70, 5))
+    gradient = grad(dsl.embedding(labels, rows), rows, dsl.input("g", (N, 5)))
+    return [gradient, gradient * 2 + rows], {}
 
 
 SUBJECTS: list[Subject] = [  # the quickest first
@@ -409,13 +189,25 @@ SUBJECTS: list[Subject] = [  # the quickest first
     small("conv, wide groups",     through(lambda x, k, b: dsl.conv1d(x, k, b, padding=1, groups=2), (N, 12, 3), (20, 6, 3), (20,))),
     small("groups of blocks",      groups_of_blocks, 1),
     small("conv, groups in 2-D",   through(lambda x, k: dsl.conv2d(x, k, stride=2, padding=1, groups=2), (N, 8, 3, 2), (16, 4, 2, 2))),
-    Subject("positions in turn",   sweeps(770, 16, False), 1, replace(named("baseline"), registers=4, l2=1 << 13)),
-    Subject("images in turn",      sweeps(16, 24, True), 35, replace(named("baseline"), registers=6)),
+    Subject("positions in turn",   sweeps(770, 16, False), 1, replace(named("baseline"), registers=3, l2=1 << 13)),
+    Subject("images in turn",      sweeps(16, 24, True), 35, replace(named("baseline"), registers=5)),
     small("max pooling",           through(lambda x: dsl.max_pool2d(x, 3, 2, 1), (N, 5, 4, 5)), 3),
-    small("depthwise",             through(lambda x, k: dsl.conv2d(x, k, padding=1, groups=5), (N, 5, 5, 3), (5, 1, 3, 3))),
+    small("depthwise",             through(lambda x, k: dsl.conv2d(x, k, padding=1, groups=5), (N, 5, 8, 3), (5, 1, 3, 3))),
     small("depthwise, long rows",  through(lambda x, k: dsl.conv1d(x, k, padding=3, groups=5), (N, 5, 19), (5, 1, 7))),
     small("two channels for one",  through(lambda x, k: dsl.conv1d(x, k, padding=1, groups=3), (N, 3, 4), (6, 1, 3))),
     small("one channel for two",   through(lambda x, k: dsl.conv1d(x, k, padding=1, groups=5), (N, 10, 4), (5, 2, 3))),
     small("groups of two",         through(lambda x, k: dsl.conv1d(x, k, groups=3), (N, 6, 5), (6, 2, 2))),
     small("groups of three",       through(lambda x, k: dsl.conv1d(x, k, groups=2), (N, 6, 3), (6, 3, 2))),
+    #                                                                                           faults that meet it first
+    special("tiles in a row",      behind_another({"padding": 1}, 5, 3, 9),                     "winograd", "filtering", tile=4),
+    special("tiles",               behind_another({"padding": 1}, 4, 3, 5, 4),                  "winograd", "filtering", tile=2),
+    special("tiles, backwards",    behind_another({"padding": 1}, 4, 3, 7, gradient=True),      "winograd", "filtering", tile=3),
+    special("tiles in blocks",     behind_another({"padding": 1}, 4, 3, 121),                   "winograd", "filtering", tile=2),
+    special("no tiles, stride",    behind_another({"stride": 2}, 4, 3, 9),                      "filtering", tile=2),
+    special("no tiles, dilation",  behind_another({"dilation": 2}, 4, 3, 9),                    "filtering", tile=2),
+    special("gradient of a table", looked_up,                                                   "scatter", batch=40, labels=70),
+    special("sums in parts",       long_sums,                                                   "contraction", "registers", batch=1),
+    special("appended",            appended,                                                    "parts"),
+    special("within a block",      within_a_block,                                              "parts"),
+    special("scaled",              scaled,                                                      "fold"),
 ]  # fmt: skip

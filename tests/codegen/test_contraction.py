@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from faltung.codegen import show
+from faltung.codegen import emit, show
 from faltung.codegen.layout import blocked, plain
 from faltung.codegen.program import Program, lower
+from faltung.codegen.schedules import registers
 from faltung.codegen.schedules.contraction import PARTS, contraction
 from faltung.codegen.schedules.task import Plan, Task
 from faltung.codegen.schedules.tile import fit, lane_axes, weights_layout
@@ -25,6 +26,7 @@ from faltung.graph.grad import grad
 from faltung.graph.index import BATCH, Batch
 from faltung.graph.pipeline import optimise
 from faltung.graph.tensor import Tensor, topological
+from faltung.runtime import jit
 from tests.check import Array, integers, sized
 from tests.codegen.kernels import RUNNABLE, RUNNABLE_IDS, code_of, compute, interpreted, residues, run_program
 
@@ -229,6 +231,50 @@ def test_single_precision_stays_near_double() -> None:
     for number, want in zip(program.outputs, evaluate([y, gx, gk], feed), strict=True):
         error = np.linalg.norm(bench.read(number) - want) / np.linalg.norm(want)
         assert error <= 1e-6
+
+
+@targets
+@pytest.mark.parametrize("terms", [4, 9])
+@pytest.mark.parametrize("name", ["3x3, two blocks", "1x1", "stride 2", "linear", "groups that begin inside of blocks"])
+def test_long_sums_in_parts(name: str, terms: int, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the parts end: inside a block of channels, between blocks, between taps."""
+    monkeypatch.setattr(registers, "TERMS", terms)
+    case = CASES[name]
+    for dtype, exact in (("float32", True), ("float64", False)):
+        outputs, inputs = case.outputs(dtype)
+        program = check(outputs, inputs, target, [case.batch or 2], exact=exact)
+        assert any("_part" in show.text(s.kernel) for s in program.steps if s.schedule.startswith("contraction"))
+
+
+def test_errors_of_long_sums_stay_small() -> None:
+    """Sums of 25,088 terms, one after the other, would err by 4e-6."""
+    x, w = dsl.input("x", (4, 25_088)), dsl.input("w", (64, 25_088))
+    random = np.random.default_rng(3)
+    feed = {t: random.normal(size=t.shape).astype(np.float32).astype(np.float64) for t in (x, w)}
+    outputs = optimise([dsl.linear(x, w)])
+    errors = {}
+    for accuracy in ("strict", "balanced"):
+        program = lower(outputs, {}, RUNNABLE[0], accuracy=accuracy)
+        got = run_program(program, feed, 4, code_of(program)).read(program.outputs[0])
+        want = feed[x] @ feed[w].T
+        errors[accuracy] = np.linalg.norm(got - want) / np.linalg.norm(want)
+    assert errors["strict"] < 7e-7 < errors["balanced"]
+
+
+@pytest.mark.parametrize("name, channels, filters, extent", [("avx512", 64, 64, 28), ("avx512", 64, 32, 7), ("avx2", 32, 16, 12), ("avx2", 32, 16, 7), ("avx2", 32, 24, 7)])
+@pytest.mark.parametrize("taps", [1, 3])
+@pytest.mark.parametrize("terms", [64, 4096])
+def test_no_vector_is_spilled(name: str, channels: int, filters: int, extent: int, taps: int, terms: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in the loops of a microkernel nor around them, sums in parts included."""
+    monkeypatch.setattr(registers, "TERMS", terms)
+    case = Case((channels, extent, extent), (filters, taps, taps), batch=1, options={"padding": taps // 2})
+    (y, *_), _ = case.outputs("float32", activation=True)
+    target = named(name)
+    program = lower([y], {}, target)
+    (step,) = [s for s in program.steps if s.schedule.startswith("contraction")]
+    lines = jit.assembly(emit.module([step.kernel], target), target).splitlines()
+    assert sum("vfmadd" in line for line in lines) >= 7
+    assert [line for line in lines if ("zmm" in line or "ymm" in line) and "(%rsp)" in line] == []
 
 
 # ---- when it applies ----

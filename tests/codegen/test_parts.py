@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 import faltung as ft
+from faltung.codegen import show
 from faltung.codegen.program import Program, lower
 from faltung.codegen.target import named
 from faltung.graph import dsl
 from faltung.graph.evaluate import evaluate
 from faltung.graph.grad import grad
+from faltung.graph.index import Batch
 from faltung.graph.pipeline import optimise
 from faltung.graph.tensor import Tensor
 from faltung.runtime.verify import OK
@@ -104,3 +106,20 @@ def test_what_is_asked_for_lies_alone() -> None:
     image = integers((2, 16, 5, 6), 3, -2, 2).astype(np.float32)
     for got, expected in zip(model(image), evaluate([first, dsl.relu(y)], {x: image}), strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("sizes, vectors", [((32, 16), 2), ((16, 16, 16), 3), ((32, 5), 1), ((20, 16), 0)])
+def test_a_piece_of_whole_blocks_is_gone_through_in_vectors(sizes: tuple[int, ...], vectors: int) -> None:
+    """What follows a concatenation is one kernel for each part; lanes may not reach into the next part."""
+    x = dsl.input("x", (None, 3, 4, 5))
+    kernels = [dsl.input(f"k{n}", (size, 3, 1, 1)) for n, size in enumerate(sizes)]
+    scale = dsl.input("s", (sum(sizes), 1, 1))
+    outputs = optimise([dsl.relu(dsl.cat([dsl.conv2d(x, k) for k in kernels], 1) * scale)])
+    program = lower(outputs, {}, named("avx512"))
+    steps = [s for s in program.steps if s.schedule == "generic" and len(s.equation.free) == 4 and "relu" in str(s.equation)]
+    assert sum(":16] = " in text for text in (show.text(s.kernel) for s in steps)) == vectors
+    if named("avx512") in RUNNABLE:
+        feed = {t: integers([2 if isinstance(e, Batch) else e for e in t.shape], n, -4, 4) for n, t in enumerate([x, scale, *kernels])}
+        bench = run_program(program, feed, 2, code_of(program))
+        (want,) = evaluate(outputs, feed)
+        assert np.array_equal(bench.read(program.outputs[0]), want)

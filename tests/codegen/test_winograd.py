@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,11 @@ import pytest
 
 import faltung as ft
 from faltung.codegen import emit
+from faltung.codegen.choose import Choice, choose
+from faltung.codegen.machine import Machine, typical
 from faltung.codegen.program import Program, lower
-from faltung.codegen.schedules import filtering, winograd
+from faltung.codegen.schedules import filtering
+from faltung.codegen.schedules.task import Task
 from faltung.codegen.target import Target, named
 from faltung.graph import dsl
 from faltung.graph.evaluate import evaluate
@@ -184,8 +187,8 @@ def test_every_access_in_the_interpreter(case: Case, exact: bool, taken: Any) ->
 def test_blocks_in_the_interpreter(taken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """All stages in one kernel, on private memory that is garbage at first."""
     taken((2, 2))
-    monkeypatch.setattr(winograd, "BLOCK", 4)
-    monkeypatch.setattr(winograd, "MOST_BLOCK", 5)
+    monkeypatch.setattr(filtering, "BLOCK", 4)
+    monkeypatch.setattr(filtering, "MOST_BLOCK", 5)
     program = check(*Case((8, 7, 9), (8, 3, 3), (2, 2), batch=None).outputs(), named("avx2"), 2, exact=True, interpreter=True)
     assert any("blocks of" in s for s in stages(program))
 
@@ -197,7 +200,8 @@ def test_blocks_and_stages_give_the_same_bits(taken: Any, monkeypatch: pytest.Mo
     generator = np.random.default_rng(0)
     feed = {t: generator.normal(size=sized(t.shape, 3)).astype(np.float32) for t in inputs}
     programs = [lower(outputs, {}, RUNNABLE[0], accuracy="fast")]
-    monkeypatch.setattr(winograd, "BLOCK", 1000)
+    monkeypatch.setattr(filtering, "BLOCK", 1000)
+    monkeypatch.setattr(filtering, "FEW_TILES", 1000)
     programs.append(lower(outputs, {}, RUNNABLE[0], accuracy="fast"))
     assert "blocks of" in stages(programs[0])[-1] and stages(programs[1])[-1].endswith("results")
     found = [run_program(p, feed, 3, code_of(p)).read(p.outputs[0]) for p in programs]
@@ -234,7 +238,7 @@ def test_the_bits_do_not_depend_on_threads(all_threads: None) -> None:
 
 @pytest.mark.parametrize("channels", [16, 128])
 def test_errors_are_within_what_is_promised(channels: int, taken: Any) -> None:
-    """Relative L2 distance to double precision: F(4,3) stays below three times that of the direct way."""
+    """Relative L2 distance to double precision: F(4,3) stays below four times that of the direct way."""
     taken((4, 4))
     outputs, inputs = Case((channels, 16, 16), (64, 3, 3), (4, 4)).outputs()
     generator = np.random.default_rng(2)
@@ -246,7 +250,7 @@ def test_errors_are_within_what_is_promised(channels: int, taken: Any) -> None:
         assert bool(stages(program)) == (accuracy == "balanced")
         got = run_program(program, feed, 1, code_of(program)).read(program.outputs[0])
         errors[accuracy] = np.linalg.norm(got - want) / np.linalg.norm(want)
-    assert errors["balanced"] <= min(3 * errors["strict"], 2e-6), errors
+    assert errors["balanced"] <= min(4 * errors["strict"], 2e-6), errors
 
 
 # ---- when it is taken ----
@@ -268,6 +272,54 @@ def test_where_it_pays() -> None:
     for extent, channels in ((224, 64), (112, 128), (56, 256), (28, 512), (14, 512), (56, 64), (28, 128), (14, 256)):
         program = lower(optimise([layer(channels, channels, extent)]), {}, named("avx512"), accuracy="balanced")
         assert stages(program), (extent, channels)
+
+
+def chosen(y: Tensor, machine: Machine | None = None) -> tuple[Choice, Task]:
+    """How the last equation is done on a machine."""
+    found: list[tuple[Choice, Task]] = []
+
+    def on_it(task: Task) -> Choice:
+        task = replace(task, facts=None if machine is None else lambda: machine)
+        found.append((choose(task), task))
+        return found[-1][0]
+
+    lower(optimise([y]), {}, named("avx512"), accuracy="balanced", choose=on_it)
+    return found[-1]
+
+
+def test_the_facts_of_the_machine_decide() -> None:
+    """512 channels of 7×7 wait for weights: with memory that is slow for its cores, the fewest are best."""
+    usual, y = typical(named("avx512")), layer(512, 512, 7)
+    assert chosen(y, replace(usual, streams=usual.streams / 4))[0].name == "contraction"
+    assert chosen(y, replace(usual, streams=usual.streams * 4))[0].name == "winograd"
+    assert chosen(y, replace(usual, products=usual.products / 4))[0].name == "winograd"
+
+
+def test_weights_that_change_cost_their_transform() -> None:
+    x, k = dsl.input("x", (None, 4, 14, 14)), dsl.input("k", (256, 256, 3, 3))
+    given = dsl.conv2d(dsl.conv2d(x, dsl.parameter(np.ones((256, 4, 1, 1), np.float32))), k, padding=1)
+    held, new = (filtering.tilings(chosen(y)[1]) for y in (layer(256, 256, 14), given))
+    assert not isinstance(held, str) and not isinstance(new, str)
+    (a, b) = ({t.sizes: t.seconds for t in found} for found in (held, new))
+    assert all(b[sizes] > 1.1 * a[sizes] for sizes in a)
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 56), (128, 256, 56), (256, 256, 56), (128, 128, 28), (128, 32, 28), (128, 32, 14)], ids=str)
+def test_threads_get_equal_blocks(shape: tuple[int, int, int]) -> None:
+    """An even number of blocks, of nearly as many tiles each as fill registers."""
+    found = filtering.tiling(chosen(layer(*shape))[1])
+    assert not isinstance(found, str)
+    assert found.blocks and found.blocks % 2 == 0 and found.rows / found.blocks >= filtering.FEW_TILES
+
+
+def test_what_is_estimated_is_told() -> None:
+    choice, task = chosen(layer())
+    found = filtering.tiling(task)
+    assert not isinstance(found, str)
+    assert dict(choice.refused)["sums of products"] == found.estimate == (
+        f"F(4,3) is estimated at {1e6 * found.seconds:.3g} µs an image, sums of products at {1e6 * found.direct:.3g} µs"
+    )  # fmt: skip
+    assert 1e-5 < found.seconds < found.direct < 1e-2
 
 
 def test_why_it_is_not_taken() -> None:

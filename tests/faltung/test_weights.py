@@ -61,6 +61,84 @@ def test_files_of_pytorch_are_read(name: str) -> None:
     assert same(arrays, {key: np.array(values, kind) for key, (kind, values) in STORED.items()})
 
 
+# ---- values that stay in the file ----
+
+
+def classifier() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 20, 3), nn.BatchNorm2d(20), nn.ReLU(), nn.Flatten(), nn.Linear(80, 3)).eval()
+
+
+@pytest.mark.parametrize("end", [".safetensors", ".npz"])
+def test_values_that_are_not_kept_are_read_again(end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, net = classifier(), classifier()
+    path = tmp_path / f"w{end}"
+    weights.write(path, {f"model.{key}": array.astype(np.float64) for key, array in saved.state_dict().items()})
+    monkeypatch.chdir(tmp_path)
+    assert not net.load(path.name, prefix="model.", keep=False)
+    monkeypatch.chdir("/")
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 4), np.float32)
+    model, expected = (ft.compile(n(ft.input("x", (None, 3, 4, 4)))) for n in (net, saved))
+    assert model(x).tobytes() == expected(x).tobytes()
+    assert all(t.value is None for t in (*net.parameters(), *net.buffers()))
+    assert same(net.state_dict(), saved.state_dict())
+    net[4].bias.assign([1, 2, 3])  # the others are taken again from where they are
+    saved[4].bias.assign([1, 2, 3])
+    assert model(x).tobytes() == expected(x).tobytes()
+
+
+@pytest.mark.parametrize("change", ["other values", "cut short", "removed", "replaced by itself"])
+@pytest.mark.parametrize("end", [".safetensors", ".npz"])
+def test_a_file_that_changes_is_never_read_for_what_it_was(end: str, change: str, tmp_path: Path) -> None:
+    net = classifier()
+    path = tmp_path / f"w{end}"
+    net.save(path)
+    net.load(path, keep=False)
+    data = path.read_bytes()
+    match change:
+        case "other values":
+            weights.write(path, {key: array + 1 for key, array in weights.read(path).items()})
+        case "cut short":
+            path.write_bytes(data[: len(data) // 2])
+        case "removed":
+            path.unlink()
+        case "replaced by itself":
+            (tmp_path / "copy").write_bytes(data)
+            os.replace(tmp_path / "copy", path)
+    model = ft.compile(net(ft.input("x", (None, 3, 4, 4))))
+    for _ in range(2):
+        with pytest.raises(ft.CheckpointError, match="keep=True"):
+            net.state_dict()
+        with pytest.raises(ft.CheckpointError, match="keep=True"):
+            model(np.zeros((1, 3, 4, 4), np.float32))
+
+
+@pytest.mark.parametrize("end", [".pth", ".txt", ".gone"])
+def test_files_whose_values_must_be_kept(end: str, tmp_path: Path) -> None:
+    net = classifier()
+    path = tmp_path / f"w{end}"
+    if end == ".pth":
+        net.save(path)
+    elif end == ".txt":
+        path.write_text("these are no weights")
+    before = net.state_dict()
+    with pytest.raises(ft.CheckpointError, match=path.name):
+        net.load(path, keep=False)
+    assert same(net.state_dict(), before)
+
+
+def test_arrays_of_a_file_are_not_copied_and_those_of_the_user_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = classifier()
+    mine = net.state_dict()
+    net.load_state_dict(mine)
+    mine["4.bias"] += 1
+    assert not np.array_equal(net.state_dict()["4.bias"], mine["4.bias"])
+    net.save(tmp_path / "w.npz")
+    arrays = weights.read(tmp_path / "w.npz")
+    monkeypatch.setattr(weights, "read", lambda path: arrays)
+    net.load(tmp_path / "w.npz")
+    assert net[0].weight.value is arrays["0.weight"]
+
+
 # ---- what is written ----
 
 

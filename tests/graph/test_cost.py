@@ -9,6 +9,7 @@ import pytest
 from faltung.graph import dsl
 from faltung.graph.cost import Cost, cost
 from faltung.graph.grad import grad
+from faltung.graph.ops.table import define
 from faltung.graph.pipeline import PASSES
 from faltung.graph.tensor import Tensor, topological
 
@@ -50,6 +51,25 @@ def test_a_matrix_product() -> None:
 def test_bytes_follow_the_element_type() -> None:
     x = dsl.input("x", (6, 4), "float64")
     assert of(x + x) == Cost(24, 8 * 24, 8 * 24)
+
+
+def test_a_lookup_counts_what_is_looked_up() -> None:
+    labels, rows = dsl.input("t", (None,), "int64"), image(1000, 8, name="w")
+    y = dsl.embedding(labels, rows)
+    assert of(y, 4) == Cost(4 * 8, 4 * 4 * 8 + 4 * 8, 4 * 4 * 8)  # four rows of a thousand, and four labels of eight bytes
+    assert of(y, 2000).read == 4 * 1000 * 8 + 2000 * 8  # not more rows than there are
+    gradient = grad(y, rows, image(None, 8, name="g"))
+    assert of(gradient, 4).flops == 4 * 8 and of(gradient, 4).written == 4 * 1000 * 8
+
+
+def test_a_loss_counts_the_terms_that_labels_single_out() -> None:
+    x, t = image(None, 50), dsl.input("t", (None,), "int64")
+    picked = define("Y[] = sum(n,k: X[n,k] * X[n,k] * [T[n] = k])")(x, t)
+    assert of(picked, 3).flops == 3 * 2 and of(picked, 3).read == 4 * 3 * min(3, 50) + 3 * 8
+    scores = define("Y[n,k] = X[n,k] * [T[n] = k]")(x, t)
+    assert of(scores, 3).flops == 2 * 3 * 50  # nothing is summed: every element is computed
+    counts = define("Y[k<50] = sum(n: [T[n] = k])")(t)
+    assert of(counts, 3).flops == 3
 
 
 def test_only_elements_that_are_reached_are_read() -> None:

@@ -351,3 +351,112 @@ def test_a_model_lives_without_its_graph() -> None:
     models = [make() for _ in range(3)]
     gc.collect()
     assert all(m(ROWS).tolist() == [[1, 1]] * 4 for m in models)
+
+
+# ---- one value, in memory once ----
+
+
+def test_a_model_keeps_the_weights_for_the_network() -> None:
+    net = nn.Sequential(nn.Conv2d(16, 24, 3, padding=1), nn.Flatten(), nn.Linear(24 * 16, 5))
+    before = net.state_dict()
+    x = np.random.default_rng(0).standard_normal((2, 16, 4, 4), np.float32)
+    model = ft.compile(net(ft.input("x", (None, 16, 4, 4))), accuracy="strict")
+    expected = model(x)
+    held = [net[0].weight, net[0].bias, net[2].weight, net[2].bias]
+    assert all(t.value is None for t in held)
+    versions, changed = [t.version for t in held], ft.graph.tensor.changes()
+    assert all(np.array_equal(net.state_dict()[key], a) for key, a in before.items())
+    assert all(t.value is None for t in held) and [t.version for t in held] == versions and ft.graph.tensor.changes() == changed
+    second = ft.compile(net(ft.input("x", (None, 16, 4, 4))), accuracy="strict")  # takes them from the first
+    assert second(x).tobytes() == expected.tobytes()
+    del model, second
+    gc.collect()
+    assert all(np.array_equal(net.state_dict()[key], a) for key, a in before.items())
+
+
+def test_a_value_that_is_kept_elsewhere_can_be_changed() -> None:
+    layer = nn.Linear(3, 2)
+    x, t = ft.input("x", (None, 3)), ft.input("t", (None,), dtype="int64")
+    model, double = ft.compile(layer(x)), ft.compile(layer(x), dtype="float64")
+    model(ROWS)
+    assert layer.weight.value is None
+    layer.weight.assign(np.eye(2, 3))
+    layer.bias.assign([1, 2])
+    expected = ROWS @ np.eye(2, 3, dtype=np.float32).T + np.array([1, 2], np.float32)
+    assert np.array_equal(model(ROWS), expected) and np.array_equal(double(ROWS), expected)
+    step = ft.compile_step(ft.cross_entropy(layer(x), t), layer, ft.optim.SGD(0.5))
+    step(ROWS, [0, 1, 1, 0])
+    state = layer.state_dict()
+    assert not np.array_equal(state["weight"], np.eye(2, 3))
+    np.testing.assert_allclose(model(ROWS), ROWS @ state["weight"].T + state["bias"], rtol=1e-5)
+    assert np.array_equal(layer.state_dict()["weight"], state["weight"])
+
+
+def test_a_keeper_of_an_older_version_keeps_nothing() -> None:
+    p = ft.parameter(np.zeros(2), "p")
+    version = p.version
+    p.assign([1, 2])
+    p.entrust(version, lambda: np.full(2, 9.0, np.float32))
+    assert p.read().tolist() == [1, 2]
+    p.entrust(p.version, lambda: np.full(2, 9.0, np.float32))
+    assert p.read().tolist() == [9, 9] and p.value is None
+    p.lend(lambda: np.full(2, 3.0, np.float32))
+    assert p.read().tolist() == [3, 3] and p.value is not None
+
+
+def test_a_value_that_changes_while_it_is_taken_over_is_taken_again() -> None:
+    layer = nn.Linear(3, 2)
+    model = ft.compile(layer(ft.input("x", (None, 3))))
+
+    def torn() -> Array:
+        layer.load_state_dict({"weight": np.ones((2, 3)), "bias": np.zeros(2)})
+        return np.full((2, 3), np.nan, np.float32)
+
+    layer.weight.entrust(layer.weight.version, torn)
+    assert np.array_equal(model(ROWS), ROWS @ np.ones((3, 2), np.float32))
+
+
+def test_a_value_that_cannot_be_had_is_missed_every_time() -> None:
+    """What depends on parameters alone is made from all of them: nothing half made is used."""
+    norm = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    model = ft.compile(norm(ft.input("x", (None, 3, 2, 2))))
+    x = np.ones((1, 3, 2, 2), np.float32)
+    expected, old = model(x), norm[1].weight.read()
+
+    def gone() -> Array:
+        raise ft.CheckpointError("the file is gone")
+
+    norm[1].weight.entrust(norm[1].weight.version, gone)
+    norm[0].weight.assign(2 * norm[0].weight.read())
+    for _ in range(2):
+        with pytest.raises(ft.CheckpointError, match="gone"):
+            model(x)
+    norm[1].weight.assign(old)
+    norm[0].weight.assign(norm[0].weight.read() / 2)
+    assert np.array_equal(model(x), expected)
+
+
+def test_predicting_while_another_thread_assigns() -> None:
+    """Two models take a network's weights from each other while they change: each result belongs to one of the values."""
+    layer = nn.Linear(64, 64, bias=False)
+    x = np.eye(64, dtype=np.float32)
+    models = [ft.compile(layer(ft.input("x", (None, 64)))) for _ in range(2)]
+    done, wrong = threading.Event(), []
+
+    def assigning() -> None:
+        for n in range(300):
+            layer.weight.assign(np.full((64, 64), n % 7))
+        done.set()
+
+    def predicting(model: Any) -> None:
+        while not done.is_set():
+            if len(np.unique(model(x))) != 1:
+                wrong.append(model)
+
+    layer.weight.assign(np.zeros((64, 64)))
+    workers = [threading.Thread(target=predicting, args=(m,)) for m in models] + [threading.Thread(target=assigning)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join(60)
+    assert not wrong and all(np.array_equal(m(x), layer.weight.read().T) for m in models)

@@ -202,3 +202,15 @@ def test_the_peak_kernel_has_no_spills_here() -> None:
 def test_the_peak_is_of_all_threads(count: int) -> None:
     threads.set_threads(count)
     assert peak.Peak().measure() > 1e9
+
+
+def test_a_kernel_reads_what_it_has() -> None:
+    """Of three kernels of a transformed convolution one reads the operand, one transformed weights, and none the weights."""
+    x, k = ft.input("x", (None, 128, 14, 14)), ft.parameter(np.ones((128, 128, 3, 3), np.float32), "k")
+    compiled = ft.compile(ft.conv2d(ft.conv2d(x, ft.parameter(np.ones((128, 128, 1, 1), np.float32), "one")), k, padding=1))
+    program, rows = compiled.program, profile.costs(compiled.program, 2)
+    steps = [n for n, s in enumerate(program.steps) if s.tensor is program.steps[-1].tensor]
+    scratch = [program.slots[b] for n in steps for b in program.steps[n].buffers if program.slots[b].layout is None]
+    moved = sum(s.bytes[0] + 2 * s.bytes[1] for s in scratch)
+    weights = 0 if scratch else 4 * 128 * 128 * 9
+    assert sum(rows[n].bytes for n in steps) == moved + weights + 2 * 2 * 4 * 128 * 14 * 14

@@ -14,7 +14,6 @@ import pytest
 import faltung as ft
 from faltung import nn
 from faltung.cli import main
-from faltung.codegen import program as programs
 from faltung.codegen.element import HALF, PRIME
 from faltung.codegen.loops import Int, Kernel, Stmt, Store
 from faltung.codegen.program import lower
@@ -24,7 +23,7 @@ from faltung.graph.errors import ShapeError
 from faltung.graph.evaluate import EXACT, evaluate
 from faltung.graph.pipeline import optimise
 from faltung.graph.tensor import Tensor, topological
-from faltung.runtime import residues
+from faltung.runtime import facts, residues
 from faltung.runtime.verify import FAILED, LEFT_OUT, OK, verify
 from tests.check import integers
 from tests.codegen.kernels import residues as reduced
@@ -131,14 +130,14 @@ WRONG: dict[str, tuple[Callable[[Store], Store], str]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_kernel_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     change, message = WRONG[name]
-    right = programs.choose
+    right = facts.choose
 
     def wrong(task: Task) -> Any:
         choice = right(task)
         works = tuple(replace(w, kernel=changed(w.kernel, change)) for w in choice.plan.works)
         return replace(choice, plan=replace(choice.plan, works=works))
 
-    monkeypatch.setattr(programs, "choose", wrong)
+    monkeypatch.setattr(facts, "choose", wrong)
     x, k = ft.input("x", (None, 3, 6, 5)), ft.constant(integers((4, 3, 3, 3)))
     report = verify(ft.conv2d(x, k, padding=1))
     assert not report.well and FAILED in str(report)
@@ -146,7 +145,7 @@ def test_a_wrong_kernel_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_kernel_that_writes_into_the_halo_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = programs.choose
+    right = facts.choose
 
     def wrong(task: Task) -> Any:
         choice = right(task)
@@ -155,7 +154,7 @@ def test_a_kernel_that_writes_into_the_halo_fails(monkeypatch: pytest.MonkeyPatc
         works = tuple(replace(w, kernel=changed(w.kernel, lambda s: replace(s, address=Int(0)))) for w in choice.plan.works)
         return replace(choice, plan=replace(choice.plan, works=works))
 
-    monkeypatch.setattr(programs, "choose", wrong)
+    monkeypatch.setattr(facts, "choose", wrong)
     x = ft.input("x", (None, 5, 6, 6))
     y = ft.conv2d(ft.max_pool2d(x, 2), ft.constant(integers((4, 5, 3, 3))), padding=1)
     report = verify(y)

@@ -1,0 +1,129 @@
+"""What this machine can do, measured once and kept with the compiled kernels: a tenth of a second.
+
+    sizes of caches    from the system, where it tells them
+    multiply-adds      peak.py, on one core
+    bytes a second     bandwidth.py, through more memory than caches hold: one core, and all at once
+
+Each is one of the better of a few measurements, rounded, so that a busy moment and the next one give the same numbers. What
+cannot be measured, or is far from what such a machine should do, is taken from the target's row (codegen/machine.py).
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, fields, replace
+from functools import cache as remembered
+from pathlib import Path
+
+from faltung.codegen.choose import Choice, choose
+from faltung.codegen.machine import Machine, typical
+from faltung.codegen.schedules.task import Task
+from faltung.codegen.target import Target, host
+from faltung.graph.errors import FaltungError
+from faltung.runtime import cache
+from faltung.runtime.bandwidth import streaming
+from faltung.runtime.peak import Peak
+from faltung.runtime.recall import recall
+from faltung.runtime.threads import Pool, processors
+
+ROUNDS = 20  # of the peak, a tenth of a millisecond each
+PASSES = 4  # through memory
+LEAST, MOST = 64 << 20, 512 << 20  # bytes that are read in a pass; four times the caches if that lies between
+BELIEVED = 16  # times more or less than what is typical
+SYSTEM = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
+def machine() -> Machine:
+    """The facts of this machine for the target that is compiled for now."""
+    return _machine(host())
+
+
+def measured(task: Task) -> Choice:
+    """The schedule that is estimated to be fastest on this machine."""
+    return recall(replace(task, facts=machine), choose)
+
+
+@remembered
+def _machine(target: Target) -> Machine:
+    key = f"facts\n{about(target)}"
+    found = read(cache.get(key), target)
+    if found is None:
+        found = measure(target)
+        cache.put(key, json.dumps(asdict(found)).encode())
+    return found
+
+
+def about(target: Target) -> str:
+    """Which machine this is: what measurements are kept for."""
+    import llvmlite.binding as llvm
+
+    return f"{_processor()}, {llvm.get_host_cpu_name()}, {processors()} cores, {target!r}, {cache.fingerprint()}"
+
+
+def read(text: bytes | None, target: Target) -> Machine | None:
+    """Facts as they were written; None where they are no facts."""
+    try:
+        values = json.loads(text or b"")
+        found = Machine(**{f.name: {"int": int, "float": float}[str(f.type)](values[f.name]) for f in fields(Machine)})
+    except (ValueError, TypeError, KeyError):
+        return None
+    return found if found == believed(found, target) else None
+
+
+def measure(target: Target) -> Machine:
+    """Facts measured now; typical ones where that fails."""
+    usual = typical(target)
+    sizes = {name: size or getattr(usual, name) for name, size in zip(("l1", "l2", "l3"), caches(), strict=True)}
+    size = min(max(LEAST, 4 * (sizes["l2"] + sizes["l3"])), MOST)
+    one, every = Pool(1), Pool(processors())
+    try:
+        gauge = Peak()  # of its own: others may be measuring just now
+        products = max(gauge.measure(one) for _ in range(ROUNDS)) / (2 * target.lanes("f32"))
+        stream, streams = (_steady(streaming(size, pool, PASSES)) for pool in (one, every))
+    except (FaltungError, OSError, RuntimeError):
+        return Machine(every.count, usual.products, **sizes, stream=usual.stream, streams=usual.streams)
+    finally:
+        every.stop()
+    return believed(Machine(every.count, _rounded(products), **sizes, stream=_rounded(stream), streams=_rounded(streams)), target)
+
+
+def believed(found: Machine, target: Target) -> Machine:
+    """The facts, with what is typical in place of what cannot be."""
+    usual = asdict(typical(target))
+    usual["cores"], usual["streams"] = max(found.cores, 1), usual["streams"] * max(found.cores, 1) / usual["cores"]
+    kept = {n: v if usual[n] / BELIEVED <= v <= usual[n] * BELIEVED else usual[n] for n, v in asdict(found).items() if n != "l3"}
+    kept["streams"] = max(kept["streams"], kept["stream"])  # all read no less than one: somebody else was reading
+    return Machine(**kept, l3=max(found.l3, 0))
+
+
+def caches() -> tuple[int, int, int]:
+    """Bytes of a core's data caches by level, as the system tells; 0 where it does not."""
+    found = {1: 0, 2: 0, 3: 0}
+    for index in SYSTEM.glob("index*"):
+        try:
+            kind, level, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
+            if kind != "Instruction" and int(level) in found:
+                found[int(level)] = int(size.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(size[-1:], 0)
+        except (OSError, ValueError):
+            continue
+    return found[1], found[2], found[3]
+
+
+def _processor() -> str:
+    """The processor's name, as the system has it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _steady(rates: list[float]) -> float:
+    """Faster than nine tenths: what is slower was disturbed, and what is much faster was in a cache."""
+    return sorted(rates)[9 * len(rates) // 10]
+
+
+def _rounded(value: float) -> float:
+    """To two digits."""
+    return float(f"{value:.1e}")
