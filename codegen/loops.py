@@ -42,7 +42,7 @@ from typing import TypeAlias
 from faltung.codegen.element import *  # noqa: F403
 from faltung.codegen.element import ELEMS
 from faltung.codegen.expr import *  # noqa: F403
-from faltung.codegen.expr import Buffer, Expr, Reg, Temp, Var
+from faltung.codegen.expr import Batch, Binary, Buffer, Expr, Int, Reg, Temp, Var
 
 LINE = 64  # bytes: where private buffers start
 
@@ -109,9 +109,29 @@ class Kernel:
     private: tuple[Buffer, ...] = ()  # each call has its own, which holds anything at first
 
     @property
+    def units(self) -> tuple[int, int]:
+        """`total` as a constant and a multiple of the batch size."""
+        return _linear(self.total)
+
+    @property
     def offsets(self) -> tuple[int, ...]:
         """Bytes from the start of a call's private memory to each private buffer, and to the end; lines are not shared."""
         found = [0]
         for b in self.private:
             found.append(found[-1] + -(-b.size[0] * ELEMS[b.elem].bytes // LINE) * LINE)
         return tuple(found)
+
+
+def _linear(total: Expr) -> tuple[int, int]:
+    match total:
+        case Int():
+            return total.value, 0
+        case Batch():
+            return 0, 1
+        case Binary(op="*"):
+            (a, b), (c, d) = _linear(total.a), _linear(total.b)
+            return a * c, a * d + b * c
+        case Binary(op="+"):
+            (a, b), (c, d) = _linear(total.a), _linear(total.b)
+            return a + c, b + d
+    raise AssertionError(f"parallel extent {total} is not linear in the batch")

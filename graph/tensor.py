@@ -126,27 +126,30 @@ class Tensor:
                     return self.version, lambda: value
             self.read()
 
-    def assign(self, value: Any) -> None:
+    def assign(self, value: Any) -> int:
         """Give a parameter or state a new value of the same shape; it is copied and converted to the dtype.
 
-        Raises ShapeError when the shape differs.
+        Returns the version that it is. Raises ShapeError when the shape differs.
         """
-        self.give(np.array(value, dtype=self.dtype, order="C"))
+        return self.give(np.array(value, dtype=self.dtype, order="C"))
 
-    def give(self, value: np.ndarray[Any, Any]) -> None:
-        """`assign` without a copy where none is needed: the array is the tensor's from now on, and nobody may change it."""
+    def give(self, value: np.ndarray[Any, Any]) -> int:
+        """`assign` without a copy where none is needed: the array is the tensor's from now on, and nobody may change it.
+
+        Returns the version that it is.
+        """
         array = np.asarray(value, dtype=self.dtype, order="C")
         if array.shape != self.shape:
             raise ShapeError(f"{self.name}: expected shape {list(self.shape)}, got {list(array.shape)}")
         with _lending:
             self.value, self.source, self.kept = array, None, False
-            self._changed()
+            return self._changed()
 
-    def lend(self, source: Callable[[], np.ndarray[Any, Any]]) -> None:
-        """Declare that a newer value can be had from `source`, which is asked when somebody reads."""
+    def lend(self, source: Callable[[], np.ndarray[Any, Any]]) -> int:
+        """Declare that a newer value can be had from `source`, which is asked when somebody reads. Returns its version."""
         with _lending:
             self.source, self.kept = source, False
-            self._changed()
+            return self._changed()
 
     def entrust(self, version: int, keeper: Callable[[], np.ndarray[Any, Any]]) -> None:
         """Let go of the value of this version, if it is the value still: `keeper` has the same bits for whoever reads.
@@ -158,10 +161,11 @@ class Tensor:
             if self.version == version:
                 self.value, self.source, self.kept = None, keeper, True
 
-    def _changed(self) -> None:
+    def _changed(self) -> int:
         global _changes
         self.version += 1
         _changes += 1
+        return self.version
 
     def latex(self) -> str:
         """The defining equations as LaTeX."""

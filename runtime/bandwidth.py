@@ -16,7 +16,8 @@ from faltung.runtime.threads import Pool
 
 STREAMS = 8  # vectors read in one turn, added to as many accumulators
 LEAST_BYTES = 1 << 25  # read in one measurement, from caches
-STEP = 1 << 22  # and from memory, by each thread: a fifth of a millisecond
+STEP = 1 << 22  # and from memory, at most, by each thread: a fifth of a millisecond
+LINES = 1 << 12  # of which that is a multiple
 
 
 def bandwidth(size: int, pool: Pool, rounds: int) -> list[float]:
@@ -33,10 +34,11 @@ def streaming(size: int, pool: Pool, rounds: int) -> list[float]:
     """Bytes a second that the pool's threads read together on their way through `size` bytes, which no cache should hold.
 
     A number for every step of the way, which is short, so that most are over before the system gives a processor to
-    somebody else. Raises OutOfMemory, CompileError.
+    somebody else. `size` is at least 4 KiB for each thread. Raises OutOfMemory, CompileError.
     """
-    together = STEP * pool.count
-    ready, start = _reading(size, pool, STEP, 1)
+    each = min(STEP, size // pool.count // LINES * LINES)
+    together = each * pool.count
+    ready, start = _reading(size, pool, each, 1)
     found = []
     for at in [*range(0, size - together + 1, together)] * rounds:
         ready.bind(0, start + at)

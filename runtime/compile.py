@@ -75,9 +75,9 @@ def _chooser(tune: bool | int) -> Chooser:
     """How schedules are chosen."""
     if isinstance(tune, bool):
         return Tuned(1) if tune else measured
-    if not isinstance(tune, int) or tune < 1:
+    if not isinstance(tune, (int, np.integer)) or tune < 1:
         raise ShapeError(f"compile: tune={tune!r} is no batch size; write tune=True, or a whole number from 1 on")
-    return Tuned(tune)
+    return Tuned(int(tune))
 
 
 def compile_step(

@@ -148,4 +148,6 @@ class _Table:
         if whole is None or whole is t:
             return ""
         spans = [":" if isinstance(e, Batch) or e == all_of_it else f"{a}:{a + e}" for a, e, all_of_it in zip(at, t.shape, whole.shape, strict=True)]
-        return f"{self._name(whole)}[{', '.join(spans)}]".replace(", :]", "]").replace(", :]", "]")
+        while spans[-1] == ":":
+            spans.pop()
+        return f"{self._name(whole)}[{', '.join(spans)}]"

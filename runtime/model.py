@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from faltung.codegen.buffers import place
-from faltung.codegen.loops import Batch as BatchExpr, Binary, Expr, Int
 from faltung.codegen.program import Program, Slot, Step
 from faltung.graph.errors import DTypeError, ShapeError
 from faltung.graph.index import Batch
@@ -85,7 +84,7 @@ class Memory:
             return self._arena(slot).pointer(self.offsets[number])
 
         addresses = [address(n, s) for n, s in enumerate(self.program.slots)]
-        calls = [plan.Step(self.code.address(s.kernel), s.buffers, linear(s.kernel.total), s.barrier, s.kernel.offsets[-1]) for s in steps]
+        calls = [plan.Step(self.code.address(s.kernel), s.buffers, s.kernel.units, s.barrier, s.kernel.offsets[-1]) for s in steps]
         return plan.Plan(calls, addresses, (self.code, self.kept, self.passing, staging))
 
     def _arena(self, slot: Slot) -> Arena:
@@ -130,22 +129,6 @@ class Memory:
                 self._logical.clear()
             self._logical[key] = layout.logical(self.flat(number, batch), batch)
         return self._logical[key]
-
-
-def linear(total: Expr) -> tuple[int, int]:
-    """A kernel's parallel extent as (constant, per batch)."""
-    match total:
-        case Int():
-            return total.value, 0
-        case BatchExpr():
-            return 0, 1
-        case Binary(op="*"):
-            (a, b), (c, d) = linear(total.a), linear(total.b)
-            return a * c, a * d + b * c
-        case Binary(op="+"):
-            (a, b), (c, d) = linear(total.a), linear(total.b)
-            return a + c, b + d
-    raise AssertionError(f"parallel extent {total} is not linear in the batch")
 
 
 class Model:
@@ -349,8 +332,7 @@ class Model:
         for t in self._updated:
             number = self.program.buffer[t]
             origin = self._memory.origins.get(t, t)
-            origin.lend(lambda n=number, d=origin.dtype: self._read_held(n, d))  # type: ignore[misc]
-            self._seen[t] = origin.version
+            self._seen[t] = origin.lend(lambda n=number, d=origin.dtype: self._read_held(n, d))  # type: ignore[misc]
 
     def _read_held(self, number: int, dtype: str) -> Array:
         with self._lock:

@@ -12,7 +12,6 @@ process whose source changed after it was read.
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import fields, is_dataclass, replace
 from fractions import Fraction
 from functools import cache as once
@@ -28,7 +27,6 @@ from faltung.graph.expr import Expr
 from faltung.graph.index import Batch as Open
 from faltung.runtime import cache, code, jit
 
-READ = time.time()  # about when this process read its source
 ASKED = b"asked"  # the entry of a task for which the machine matters
 MARGIN = 10.0  # seconds: reading takes a moment, and clocks of files are coarse
 
@@ -62,9 +60,9 @@ def recall(task: Task, choose: Chooser, about: str = "") -> Choice:
 
     What the machine can do is a part of the key where the choice has asked for it, which is kept as an entry too.
     """
-    if (source := _source()) is None or cache.default().folder is None:
+    if (hashed := source()) is None or cache.default().folder is None:
         return choose(task)
-    key = f"choice\n{source}\n{cache.fingerprint()}\n{about}\n{spelled(task)}"
+    key = f"choice\n{hashed}\n{cache.fingerprint()}\n{about}\n{spelled(task)}"
     entry = cache.get(key)
     if entry == ASKED:
         entry = cache.get(f"{key}\n{spelled(task.machine)}")
@@ -85,13 +83,13 @@ def recall(task: Task, choose: Chooser, about: str = "") -> Choice:
 
 
 @once
-def _source() -> str | None:
+def source() -> str | None:
     """A hash of the source that choices depend on; None where it may not be the source that runs."""
     folders = [Path(folder) for package in (graph, codegen) for folder in package.__path__]
     files = sorted(file for folder in folders for file in folder.rglob("*.py"))
     names = [__file__, code.__file__, jit.__file__, *map(str, files)]
     try:
-        if not files or max(Path(name).stat().st_mtime for name in names) > READ - MARGIN:
+        if not files or max(Path(name).stat().st_mtime for name in names) > graph.READ - MARGIN:
             return None
         return cache.source(*names)
     except OSError:
@@ -102,8 +100,6 @@ def _source() -> str | None:
 
 
 def _written(choice: Choice, task: Task) -> dict[str, Any]:
-    from faltung.runtime.model import linear
-
     def buffers(given: tuple[Buffer, ...]) -> list[list[Any]]:
         return [[b.name, b.elem, b.size, b.written] for b in given]
 
@@ -112,7 +108,7 @@ def _written(choice: Choice, task: Task) -> dict[str, Any]:
             "arguments": w.arguments,
             "schedule": w.schedule,
             "name": w.kernel.name,
-            "total": linear(w.kernel.total),
+            "total": w.kernel.units,
             "buffers": buffers(w.kernel.buffers),
             "private": buffers(w.kernel.private),
             "symbol": code.named(w.kernel, task.target)[0],

@@ -5,8 +5,8 @@
     kernels of the way    timed: the slowest thread of each, and what is done once for all runs left out
 
 All ways take turns, and the fastest median wins. The kernels are those of the program, on the pool of this process. A
-decision is kept with the compiled kernels, by equation, layouts, accuracy, target, machine and number of threads: it is
-made once, and from then on compiling gives the same kernels without timing anything.
+decision is kept with the compiled kernels, by equation, layouts, accuracy, target, machine, batch and number of threads, as
+long as the source of schedules stays as it is: it is made once, and from then on compiling gives the same kernels without timing anything.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from faltung.codegen.target import Target
 from faltung.runtime import cache, code, facts, plan, threads
 from faltung.runtime.bandwidth import reader
 from faltung.runtime.memory import Arena
-from faltung.runtime.model import linear
-from faltung.runtime.recall import recall
+from faltung.runtime.recall import recall, source
 
 SECONDS, FEWEST, MOST = 0.3, 5, 25  # for all turns of one task, and how many
 EVICTED, MOST_EVICTED = 64 << 20, 512 << 20  # bytes that are read between two runs, for all threads together; twice the caches if that lies between
@@ -72,7 +71,7 @@ class Tuned:
 def kept(task: Task, possible: tuple[Way, ...], batch: int) -> Times:
     """The seconds of a run in each way: those of an earlier time, or those of now, which are kept."""
     about = (task.operands, task.dtypes, task.result, task.dtype, task.steady, task.aliases, task.accuracy, task.equation.extents)
-    key = f"ways\n{facts.about(task.target)}\n{threads.threads()} threads, batch {batch}\n{task.equation}\n{about!r}\n{possible!r}"
+    key = f"ways\n{source()}\n{facts.about(task.target)}\n{threads.threads()} threads, batch {batch}\n{task.equation}\n{about!r}\n{possible!r}"
     seconds = _read(cache.get(key), len(possible))
     if seconds is None:
         seconds = timed(task, possible, batch)
@@ -143,7 +142,7 @@ class _Bench:
             return plan.Step(loaded.address(kernel), tuple(arguments), total, True, kernel.offsets[-1])
 
         def steps(works: Sequence[Work]) -> list[plan.Step]:
-            return [step(w.kernel, [place[a] for a in w.arguments], linear(w.kernel.total)) for w in works]
+            return [step(w.kernel, [place[a] for a in w.arguments], w.kernel.units) for w in works]
 
         fresh = [n for n in task.used if n not in task.steady and task.dtypes[n].startswith("float")]
         before = [step(evict, (last + 1, last + 2), (pool.count, 0))]

@@ -77,6 +77,7 @@ class Tiling:
     lanes: int
     channels: int
     filters: int
+    bytes: int  # of an element
     machine: Machine
     changing: bool  # weights are new in every run
 
@@ -125,9 +126,9 @@ class Tiling:
         With few tiles that pays only where the weights, which every block reads, stay near.
         """
         few, count = self.rows < 2 * BLOCK, len(self.points)
-        if few and (self.rows < self.machine.cores * FEW_TILES or 4 * count * self.channels * self.filters > NEAR * self.machine.l2):
+        if few and (self.rows < self.machine.cores * FEW_TILES or self.bytes * count * self.channels * self.filters > NEAR * self.machine.l2):
             return 0
-        size = int(CACHED * self.machine.l2) // (4 * count * (self.inputs + self.results) * self.lanes)
+        size = int(CACHED * self.machine.l2) // (self.bytes * count * (self.inputs + self.results) * self.lanes)
         parts = next((p for p in PARTS if self.rows >= p * (FEW_TILES if few else SOME_TILES)), 1)
         return -(-self.rows // (min(max(BLOCK, size), MOST_BLOCK) * parts)) * parts
 
@@ -163,7 +164,7 @@ class Tiling:
         from memory for each pair of a channel and a filter.
         """
         rate = self.machine.products * self.machine.cores
-        streamed = weights * self.channels * self.results * self.lanes * 4 / (STREAMED * self.machine.streams)
+        streamed = weights * self.channels * self.results * self.lanes * self.bytes / (STREAMED * self.machine.streams)
         return sum((hypot((n * work + once) / rate, streamed) + kernels * KERNEL) / n for n in IMAGES) / len(IMAGES)
 
 
@@ -254,7 +255,7 @@ def _candidates(task: Task, form: Form, channel: str, axes: list[Axis], batch: s
     machine, found = task.machine, []
     for sizes in product(*(range(2, min(LARGEST, a.extent, MOST_POINTS + 1 - a.f.r) + 1) for a in axes)):
         cut = tuple(replace(a, f=winograd(m, a.f.r)) for a, m in zip(axes, sizes, strict=True))
-        t = Tiling(form, channel, cut, batch, outer, task.lanes, *counts, machine, form.lanes.roles.b.slot not in task.steady)
+        t = Tiling(form, channel, cut, batch, outer, task.lanes, *counts, task.bytes, machine, form.lanes.roles.b.slot not in task.steady)
         if t.growth <= GROWTH[task.accuracy]:
             found.append(t)
     return found

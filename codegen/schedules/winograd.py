@@ -23,12 +23,12 @@ from faltung.codegen.layout import Place
 from faltung.codegen.loops import Buffer, Expr, Int, binary
 from faltung.codegen.lower import Lowering, Memory
 from faltung.codegen.schedules.filtering import Tiling, tiling
+from faltung.codegen.schedules.registers import LATENCY
 from faltung.codegen.schedules.task import RESULT, Plan, Task, Work
 from faltung.codegen.schedules.tile import fixed
 from faltung.graph.winograd import Matrix, Sum, sums
 
 WEIGHTS, INPUTS, PRODUCTS = -2, -3, -4  # scratch: U, V, M
-LATENCY = 1000  # cycles of multiply-adds between asking memory for weights and using them
 
 Values = dict[tuple[int, ...], Expr]
 

@@ -162,7 +162,7 @@ class Module:
         anything is changed, naming keys that are missing or unexpected (allowed with strict=False, which returns
         them) and arrays of another shape.
         """
-        differs = self._take(state_dict, strict, shapes=True, ours=False)
+        differs, _ = self._take(state_dict, strict, shapes=True, ours=False)
         return Loaded(differs.missing, differs.unexpected)
 
     def load(self, path: str | Path, strict: bool = True, prefix: str = "", keep: bool = True) -> Difference:
@@ -183,13 +183,13 @@ class Module:
         try:
             found = {key.removeprefix(prefix): array for key, array in weights.read(path).items() if key.startswith(prefix)}
             places = self._renamed({key: prefix + key for key in found})
-            differs = self._take(found, strict, shapes=strict, ours=True)
+            differs, versions = self._take(found, strict, shapes=strict, ours=True)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
         if again is not None:
             for key, t in self._saved().items():
-                if key in places and key not in differs.unfit:
-                    t.entrust(t.version, partial(_converted, again, places[key], t.dtype))
+                if key in versions:
+                    t.entrust(versions[key], partial(_converted, again, places[key], t.dtype))
         return differs
 
     def save(self, path: str | Path) -> None:
@@ -201,10 +201,10 @@ class Module:
 
         weights.write(path, {key: array for key, array in self.state_dict().items() if not may_lack(key)})
 
-    def _take(self, given: Any, strict: bool, shapes: bool, ours: bool) -> Difference:
+    def _take(self, given: Any, strict: bool, shapes: bool, ours: bool) -> tuple[Difference, dict[str, int]]:
         """Assign what fits and say what does not, which is an error if strict, and in shapes if those are strict.
 
-        Arrays that are `ours` are kept, others are copied.
+        Arrays that are `ours` are kept, others are copied. Returns the versions that they are, too.
         """
         if not isinstance(given, Mapping):
             raise CheckpointError(f"load_state_dict takes a dict of arrays, got {type(given).__name__}")
@@ -214,10 +214,11 @@ class Module:
         if refused:
             raise CheckpointError(f"the values do not fit this {type(self).__name__}: {refused}")
         del given  # so that an array from a file is let go of once it is copied: a network fills memory
+        versions = {}
         while arrays:
             key, array = arrays.popitem()
-            (held[key].give if ours else held[key].assign)(array)
-        return differs
+            versions[key] = (held[key].give if ours else held[key].assign)(array)
+        return differs, versions
 
     def _renamed(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Arrays under the network's keys, where older files have others."""

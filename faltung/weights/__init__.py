@@ -12,6 +12,8 @@ knows the few names a file of weights needs and refuses all others; neither PyTo
 
 from __future__ import annotations
 
+import lzma
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -25,9 +27,13 @@ from faltung.runtime.checkpoint import load_one, load_weights, save_weights
 from faltung.runtime.files import replacing
 from faltung.weights import npz, pth
 
-__all__ = ["ENDINGS", "read", "write"]
+__all__ = ["ENDINGS", "again", "read", "write"]
 
 Array = np.ndarray
+
+# what reading a damaged or vanished file may raise, each of them by a reader of its own; CheckpointError is a ValueError
+DAMAGED = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError, RuntimeError, ValueError, MemoryError)
+GONE = "; the network has not kept its values: leave the file alone, or load it with keep=True"
 
 
 def read(path: str | Path) -> dict[str, Array]:
@@ -41,7 +47,7 @@ def read(path: str | Path) -> dict[str, Array]:
         return _reader(path)(path)
     except CheckpointError as error:
         raise error if str(error).startswith(str(path)) else CheckpointError(f"{path}: {error}") from error
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, MemoryError) as reason:
+    except DAMAGED as reason:
         raise CheckpointError(f"{path}: cannot be read: {reason or type(reason).__name__}") from reason
 
 
@@ -54,24 +60,21 @@ def again(path: str | Path) -> Callable[[str], Array]:
     path = _file(path).absolute()
     try:
         was, one = _facts(path), ONE.get(_reader(path))
-    except (CheckpointError, OSError, zipfile.BadZipFile) as reason:
-        raise CheckpointError(f"{path}: cannot be read: {reason}") from reason
+    except DAMAGED as reason:
+        raise CheckpointError(f"{path}: cannot be read: {reason or type(reason).__name__}") from reason
     if one is None:
         raise CheckpointError(f"{path}: a file of PyTorch cannot be read array by array; keep its values, or save them as .safetensors or .npz")
 
     def read_one(name: str) -> Array:
         try:
-            found = one(path, name)
-        except (CheckpointError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, ValueError) as reason:
+            found, now = one(path, name), _facts(path)
+        except (KeyError, *DAMAGED) as reason:
             raise CheckpointError(f"{path}: {name} cannot be read again: {reason or type(reason).__name__}{GONE}") from reason
-        if _facts(path) != was:
+        if now != was:
             raise CheckpointError(f"{path} has been changed since it was loaded{GONE}")
         return found
 
     return read_one
-
-
-GONE = "; the network has not kept its values: leave the file alone, or load it with keep=True"
 
 
 def _file(path: str | Path) -> Path:

@@ -87,6 +87,24 @@ def test_values_that_are_not_kept_are_read_again(end: str, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("change", ["other values", "cut short", "removed", "replaced by itself"])
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.b.weight = self.a.weight
+
+
+def test_of_two_keys_of_one_weight_the_same_counts_however_it_is_loaded(tmp_path: Path) -> None:
+    net, path = Tied(), tmp_path / "tied.npz"
+    np.savez(path, **{key: np.full(array.shape, n, np.float32) for n, (key, array) in enumerate(net.state_dict().items())})
+    net.load(path)
+    kept = net.a.weight.read()
+    net.load(path, keep=False)
+    assert np.array_equal(net.a.weight.read(), kept)
+
+
 @pytest.mark.parametrize("end", [".safetensors", ".npz"])
 def test_a_file_that_changes_is_never_read_for_what_it_was(end: str, change: str, tmp_path: Path) -> None:
     net = classifier()

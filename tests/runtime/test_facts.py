@@ -14,6 +14,8 @@ from faltung.codegen.schedules.task import Task
 from faltung.codegen.target import TABLE, Target, host, named
 from faltung.graph.errors import CompileError
 from faltung.runtime import cache, facts
+from faltung.runtime.bandwidth import streaming
+from faltung.runtime.threads import Pool
 
 KNOWN = Machine(3, 6.0e9, 48 << 10, 2 << 20, 16 << 20, 20e9, 30e9)
 
@@ -22,9 +24,9 @@ KNOWN = Machine(3, 6.0e9, 48 << 10, 2 << 20, 16 << 20, 20e9, 30e9)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache, and nothing remembered."""
     monkeypatch.setenv("FALTUNG_CACHE", str(tmp_path / "kernels"))
-    facts._machine.cache_clear()
+    facts._kept.cache_clear()
     yield tmp_path / "kernels"
-    facts._machine.cache_clear()
+    facts._kept.cache_clear()
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Target]:
 
 def test_they_are_measured_once(folder: Path, measured: list[Target]) -> None:
     assert facts.machine() == KNOWN and facts.machine() == KNOWN
-    facts._machine.cache_clear()  # another process
+    facts._kept.cache_clear()  # another process
     assert facts.machine() == KNOWN and measured == [host()]
 
 
@@ -53,7 +55,7 @@ def test_a_damaged_file_is_measured_again(folder: Path, measured: list[Target]) 
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
     file.write_bytes(content)
-    facts._machine.cache_clear()
+    facts._kept.cache_clear()
     assert facts.machine() == KNOWN and len(measured) == 2
 
 
@@ -87,6 +89,15 @@ def test_measuring() -> None:
     found = facts.measure(target)
     assert found == facts.believed(found, target) and found.cores >= 1 and found.stream <= found.streams
     assert str(found).startswith(f"{found.cores} core") and "GB/s" in str(found)
+
+
+def test_more_threads_than_steps_fit_into_memory() -> None:
+    """17 threads of 4 MiB each would read more than 64 MiB."""
+    pool = Pool(17)
+    try:
+        assert min(streaming(facts.LEAST, pool, 1)) > 0
+    finally:
+        pool.stop()
 
 
 def test_where_measuring_fails_a_typical_machine_is_assumed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import faltung as ft
-from faltung import nn
+from faltung import graph, nn
 from faltung.codegen.choose import Choice, choose
 from faltung.codegen.program import lower
 from faltung.codegen.schedules.task import Task
@@ -29,8 +29,8 @@ X = np.arange(2 * 3 * 12 * 12, dtype=np.float32).reshape(2, 3, 12, 12) % 7 - 3
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache of this test's own, and a source that counts as unchanged since it was read."""
     monkeypatch.setenv("FALTUNG_CACHE", str(tmp_path / "kernels"))
-    monkeypatch.setattr(recall, "READ", recall.READ + 1e9)
-    source = recall._source
+    monkeypatch.setattr(graph, "READ", graph.READ + 1e9)
+    source = recall.source
     source.cache_clear()
     yield tmp_path / "kernels"
     source.cache_clear()
@@ -96,7 +96,7 @@ def test_a_damaged_entry_is_chosen_again(folder: Path, chosen: list[Task]) -> No
 def test_another_source_recalls_nothing(folder: Path, chosen: list[Task], monkeypatch: pytest.MonkeyPatch) -> None:
     model()
     count = len(chosen)
-    monkeypatch.setattr(recall, "_source", lambda: "another")
+    monkeypatch.setattr(recall, "source", lambda: "another")
     model()
     assert len(chosen) == 2 * count
 
@@ -107,11 +107,11 @@ def test_a_source_that_changed_since_it_was_read_is_not_trusted(tmp_path: Path, 
     monkeypatch.setattr(recall.codegen, "__path__", [*recall.codegen.__path__, str(tmp_path)])
     for age, trusted in ((-1, False), (recall.MARGIN - 1, False), (recall.MARGIN + 1, True)):
         newest = max(os.path.getmtime(f) for p in (recall.graph, recall.codegen) for d in p.__path__ for f in Path(d).rglob("*.py") if f != file)
-        monkeypatch.setattr(recall, "READ", max(newest, os.path.getmtime(recall.__file__)) + 1e6)
-        os.utime(file, (recall.READ - age,) * 2)
-        recall._source.cache_clear()
-        assert (recall._source() is not None) == trusted
-    recall._source.cache_clear()
+        monkeypatch.setattr(graph, "READ", max(newest, os.path.getmtime(recall.__file__)) + 1e6)
+        os.utime(file, (graph.READ - age,) * 2)
+        recall.source.cache_clear()
+        assert (recall.source() is not None) == trusted
+    recall.source.cache_clear()
 
 
 def test_without_a_cache_nothing_is_recalled(chosen: list[Task], monkeypatch: pytest.MonkeyPatch) -> None:

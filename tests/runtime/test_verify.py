@@ -137,6 +137,7 @@ def test_a_wrong_kernel_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
         works = tuple(replace(w, kernel=changed(w.kernel, change)) for w in choice.plan.works)
         return replace(choice, plan=replace(choice.plan, works=works))
 
+    monkeypatch.setenv("FALTUNG_CACHE", "off")  # or the wrong kernels would be recalled
     monkeypatch.setattr(facts, "choose", wrong)
     x, k = ft.input("x", (None, 3, 6, 5)), ft.constant(integers((4, 3, 3, 3)))
     report = verify(ft.conv2d(x, k, padding=1))
@@ -154,6 +155,7 @@ def test_a_kernel_that_writes_into_the_halo_fails(monkeypatch: pytest.MonkeyPatc
         works = tuple(replace(w, kernel=changed(w.kernel, lambda s: replace(s, address=Int(0)))) for w in choice.plan.works)
         return replace(choice, plan=replace(choice.plan, works=works))
 
+    monkeypatch.setenv("FALTUNG_CACHE", "off")  # or the wrong kernels would be recalled
     monkeypatch.setattr(facts, "choose", wrong)
     x = ft.input("x", (None, 5, 6, 6))
     y = ft.conv2d(ft.max_pool2d(x, 2), ft.constant(integers((4, 5, 3, 3))), padding=1)
