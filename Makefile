@@ -28,7 +28,7 @@ guarded: $(STAMP)
 	$(PY) -m tests.sweep --count $(COUNT) --guarded
 
 # docs/operations.md, with EACH configurations of every operation.
-EACH ?= 16
+EACH ?= 10
 operations: $(STAMP)
 	$(PY) -m docs.operations --count $(EACH)
 

@@ -1,6 +1,6 @@
 """Writes docs/operations.md: every operation with its equation, its derived gradients, their schedules, and what was checked.
 
-    python -m docs.operations [--count 16] [--jobs 2]
+    python -m docs.operations [--count 10] [--jobs 2]
 
 The rows are those of the sweep (tests/sweep/rows.py). Equations, names and schedules are what the program prints; a tick
 is what that many configurations of the row have earned. The exit code is 1 when one has failed.
@@ -180,7 +180,7 @@ def line(cells: Sequence[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the configurations and write the page."""
     parser = argparse.ArgumentParser(prog="python -m docs.operations", description=__doc__)
-    parser.add_argument("--count", type=int, default=16, help="configurations of each row")
+    parser.add_argument("--count", type=int, default=10, help="configurations of each row")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     parser.add_argument("--out", type=Path, default=PAGE)
     parser.add_argument("--log", type=Path, help="as of the sweep")
