@@ -16,11 +16,15 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from faltung.graph.errors import FaltungError
+from faltung.graph.errors import FaltungError, ShapeError
+
+if TYPE_CHECKING:
+    from faltung.nn import Module
 
 NETWORK = "of the zoo: digits, lenet5, resnet20, vgg16, …; any other word lists them"
+SMALL = "of the zoo that takes pictures of 28×28: mlp, digits, wide, lenet5, resnet20 or resnet56; others are slow here or need larger ones"
 INTERRUPTED = 130  # what shells expect of a program ended by Ctrl-C
 
 
@@ -66,13 +70,14 @@ def demo(arguments: argparse.Namespace) -> Answer:
 def train(arguments: argparse.Namespace) -> Answer:
     """Train a named network on digits or clothes."""
     import faltung as ft
-    from faltung import datasets, zoo
+    from faltung import datasets, weights
     from faltung.demo import train as train_on
-    from faltung.zoo.digits import CLASSES
 
+    if arguments.save:
+        weights.place(arguments.save)  # an error now, not after the last epoch
     ft.manual_seed(arguments.seed)
     data = datasets.TABLE[arguments.dataset](arguments.data)
-    net = zoo.build(arguments.net, in_channels=zoo.DIGIT[0], num_classes=CLASSES)
+    net = _for_digits(arguments.net)
     history = train_on(
         net,
         data,
@@ -138,6 +143,20 @@ def doctor(arguments: argparse.Namespace) -> Answer:
     return Answer(lines, values, all(check.well for check in found))
 
 
+def _for_digits(name: str) -> Module:
+    """A network of the zoo for pictures of 28×28 in ten classes. Raises ShapeError for one that needs larger pictures."""
+    import faltung as ft
+    from faltung import zoo
+    from faltung.zoo.digits import CLASSES
+
+    net = zoo.build(name, in_channels=zoo.DIGIT[0], num_classes=CLASSES)
+    try:
+        net.eval()(ft.input("x", (None, *zoo.DIGIT)))
+    except ShapeError as reason:
+        raise ShapeError(f"{name} is no network for pictures of 28×28, which are all there is here: {reason}") from reason
+    return net
+
+
 def _say(arguments: argparse.Namespace) -> Callable[[str], None]:
     """Where running commentary goes: beside the answer, so that JSON stays alone on standard output."""
     return lambda text: print(text, file=sys.stderr if arguments.json else sys.stdout, flush=True)
@@ -159,13 +178,13 @@ def _parser() -> argparse.ArgumentParser:
     shown = add(demo)
     shown.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for pictures and weights")
     trained = add(train)
-    trained.add_argument("--net", default="digits", help=f"a network {NETWORK}")
+    trained.add_argument("--net", default="digits", help=f"a network {SMALL}")
     trained.add_argument("--dataset", choices=["mnist", "fashion_mnist"], default="mnist", help="digits, or clothes")
     trained.add_argument("--batch-size", type=_positive, default=64)
     trained.add_argument("--lr", type=float, default=0.1, help="the peak of the learning rate")
     trained.add_argument("--checkpoint", type=Path, help="file written after each epoch, and gone on from")
     trained.add_argument("--restart", action="store_true", help="start over although the checkpoint exists")
-    trained.add_argument("--save", type=Path, help="file for the trained weights")
+    trained.add_argument("--save", type=Path, help="file for the trained weights: .safetensors, .npz, .pth or .pt")
     for sub in (shown, trained):
         sub.add_argument("--epochs", type=_positive, default=20)
         sub.add_argument("--seed", type=int, default=0)

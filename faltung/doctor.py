@@ -58,8 +58,10 @@ def speed(name: str, batch_size: int, seconds: float) -> tuple[list[str], dict[s
 
     net = zoo.build(name)
     picture = zoo.TABLE[name].input
-    _, y, loss = graph_of(net, picture)
-    model, step = ft.compile(y), ft.compile_step(loss, net, ft.optim.SGD(lr=0.01, momentum=0.9))
+    x, y, loss = graph_of(net.train(), picture)
+    step = ft.compile_step(loss, net, ft.optim.SGD(lr=0.01, momentum=0.9))
+    model = ft.compile(net.eval()(x))
+    net.train()
     generator = np.random.default_rng(0)
     images = generator.random((batch_size, *picture), np.float32)
     labels = generator.integers(0, y.shape[1], batch_size)
@@ -178,4 +180,3 @@ def _learn(steps: int) -> tuple[list[bytes], list[float]]:
     images, labels = generator.random((8, 1, 8, 8), np.float32), np.arange(8) % 4
     losses = [float(step(images, labels)) for _ in range(steps)]
     return [np.asarray(array).tobytes() for array in net.state_dict().values()], losses
-

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,17 +55,17 @@ class _Report:
 
 
 def inspect(what: str, shapes: Mapping[str, Shape] | None = None, latex: bool = False, steps: bool = False) -> Found:
-    """Tell what `what` is by its look: text with `=` is an equation, a name that ends as weights do a file, else a network.
+    """Tell what `what` is: a file if there is one or the name ends as weights do, text with `=` an equation, else a network.
 
     `shapes` gives the shape of each operand of an equation, None for an open batch size. Raises EquationError,
     ShapeError, CheckpointError or UnsupportedOp.
     """
-    style = Style(latex, steps)
-    if "=" in what:
-        return equation(what, shapes or {}, style)
     from faltung import weights
 
-    return file(what) if Path(what).suffix in weights.ENDINGS else network(what, style)
+    if os.path.isfile(what) or Path(what).suffix in weights.ENDINGS:
+        return file(what)
+    style = Style(latex, steps)
+    return equation(what, shapes or {}, style) if "=" in what else network(what, style)
 
 
 def network(name: str, style: Style = Style()) -> Found:
@@ -114,11 +115,10 @@ def equation(text: str, shapes: Mapping[str, Shape], style: Style = Style()) -> 
 
 
 def file(path: str | Path) -> Found:
-    """What a file of weights or a checkpoint holds."""
+    """What a file of weights or a checkpoint holds, told by its content. Raises CheckpointError."""
     from faltung import weights
-    from faltung.runtime.checkpoint import contents
 
-    tensors, progress = contents(path) if Path(path).suffix == ".safetensors" else (weights.read(path), None)
+    tensors, progress = weights.contents(path)
     rows = [{"name": name, "shape": list(a.shape), "dtype": str(a.dtype)} for name, a in sorted(tensors.items())]
     total = sum(a.size for a in tensors.values())
     width = max((len(row["name"]) for row in rows), default=0)

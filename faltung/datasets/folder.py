@@ -49,7 +49,8 @@ def image_folder(folder: str | Path, side: int | None = None, gray: bool = False
     """The image files in the sub-folders of a folder; the sub-folders' names, sorted, are the classes.
 
     Each picture has its shorter side brought to `side` pixels and the rest of the longer one cut off; without `side` all
-    must be of one size. `gray` makes one channel of three. Files of other kinds, and hidden ones, are passed over.
+    must be of one size. `gray` makes one channel of three. Files of other kinds, and hidden ones, are passed over,
+    and so is every folder inside a sub-folder: pictures further down are not looked for.
     Raises DataError where there is no folder, no class, a class without pictures, or a side below 1.
     """
     folder = Path(folder)

@@ -23,6 +23,8 @@ from faltung.landscape.mean import BATCH, inputs, mean
 from faltung.nn.module import Module
 from faltung.runtime.compile import compile
 
+EVEN = 1e-4  # by how much steps may differ: coordinates rounded to float32 differ by 1e-6 or so
+
 
 @dataclass(frozen=True, eq=False)
 class Surface:
@@ -35,11 +37,11 @@ class Surface:
     def curvatures(self) -> Array:
         """Both principal curvatures of the surface, by second differences, at all inner points: (rows-2, columns-2, 2).
 
-        The smaller one first; below 0 where the surface is not convex. Steps must be even along each axis.
-        Raises ShapeError for fewer than 3 points along one.
+        The smaller one first; below 0 where the surface is not convex.
+        Raises ShapeError for fewer than 3 points along an axis, and for steps along one that are not even.
         """
         self._inner("curvatures")
-        z, (da, db) = self.loss, (np.diff(self.a)[0], np.diff(self.b)[0])
+        z, da, db = self.loss, _step("a", self.a), _step("b", self.b)
         aa = (z[2:, 1:-1] - 2 * z[1:-1, 1:-1] + z[:-2, 1:-1]) / da**2
         bb = (z[1:-1, 2:] - 2 * z[1:-1, 1:-1] + z[1:-1, :-2]) / db**2
         ab = (z[2:, 2:] - z[2:, :-2] - z[:-2, 2:] + z[:-2, :-2]) / (4 * da * db)
@@ -59,6 +61,17 @@ class Surface:
     def _inner(self, what: str) -> None:
         if min(self.loss.shape) < 3:
             raise ShapeError(f"{what} need 3×3 points at least, this surface has {'×'.join(map(str, self.loss.shape))}")
+
+
+def _step(name: str, at: Array) -> float:
+    """The step of even coordinates: of one size up to rounding, and not 0."""
+    steps = np.diff(at)
+    if not steps[0] or not np.allclose(steps, steps[0], rtol=EVEN, atol=0):
+        raise ShapeError(
+            f"curvatures: steps along {name} are {steps.min():g} to {steps.max():g}; "
+            f"second differences need even ones, as np.linspace({at[0]:g}, {at[-1]:g}, {len(at)}) has them"
+        )
+    return float(steps[0])
 
 
 class Landscape:

@@ -180,9 +180,9 @@ class Module:
         from faltung import weights
 
         again = None if keep else weights.again(path)
+        found = {key.removeprefix(prefix): array for key, array in weights.read(path).items() if key.startswith(prefix)}
+        places = self._renamed({key: prefix + key for key in found})
         try:
-            found = {key.removeprefix(prefix): array for key, array in weights.read(path).items() if key.startswith(prefix)}
-            places = self._renamed({key: prefix + key for key in found})
             differs, versions = self._take(found, strict, shapes=strict, ours=True)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None

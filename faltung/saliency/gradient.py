@@ -18,7 +18,7 @@ import numpy as np
 
 from faltung.graph import dsl
 from faltung.graph.derive import derive
-from faltung.graph.errors import ShapeError, UnsupportedOp
+from faltung.graph.errors import DTypeError, ShapeError, UnsupportedOp
 from faltung.graph.expr import ZERO, Access, Apply, Const
 from faltung.graph.functions import BITS
 from faltung.graph.grad import Rule, grad
@@ -123,7 +123,10 @@ class SmoothGrad(Gradients):
     def __init__(self, model: Module, samples: int = 50, noise: float = 0.15, seed: int = 0) -> None:
         super().__init__(model)
         self.samples, self.seed = _count("SmoothGrad: samples", samples, 1), _count("SmoothGrad: seed", seed, 0)
-        self.noise = float(numbers("SmoothGrad: noise", noise, "float64"))
+        share = numbers("SmoothGrad: noise", noise, "float64")
+        if share.shape:
+            raise DTypeError(f"SmoothGrad: noise: expected one number, got shape {list(share.shape)}")
+        self.noise = float(share)
 
     def attributions(self, input_tensor: Any, targets: Any = None) -> Array:
         """The mean gradient for each element of the images (N, C, …), float64."""
@@ -176,6 +179,6 @@ class IntegratedGradients(Gradients):
 
 
 def _count(what: str, value: Any, least: int) -> int:
-    if not isinstance(value, (int, np.integer)) or value < least:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise UnsupportedOp(f"{what}={value!r}: expected an integer of at least {least}")
     return int(value)

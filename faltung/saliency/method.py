@@ -103,11 +103,14 @@ class Method:
 
 
 def numbers(what: str, value: Any, dtype: str) -> Array:
-    """The value as an array. Raises DTypeError for what holds no real numbers."""
+    """The value as an array of that type. Raises DTypeError for what holds no real numbers."""
     try:
-        return np.asarray(value, dtype)
-    except (TypeError, ValueError) as reason:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as reason:
         raise DTypeError(f"{what}: expected real numbers, got {type(value).__name__}: {reason}") from None
+    if array.dtype.kind not in "fiub":
+        raise DTypeError(f"{what}: expected real numbers, got {type(value).__name__} of {array.dtype}")
+    return array.astype(dtype, copy=False)
 
 
 def to_heat(maps: list[Tensor], size: Shape) -> Tensor:

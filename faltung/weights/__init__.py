@@ -13,26 +13,32 @@ knows the few names a file of weights needs and refuses all others; neither PyTo
 from __future__ import annotations
 
 import lzma
+import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from faltung.graph.errors import CheckpointError
+from faltung.runtime import checkpoint
 from faltung.runtime.checkpoint import load_one, load_weights, save_weights
 from faltung.runtime.files import replacing
 from faltung.weights import npz, pth
 
-__all__ = ["ENDINGS", "again", "read", "write"]
+__all__ = ["ENDINGS", "again", "contents", "place", "read", "write"]
 
 Array = np.ndarray
 
 # what reading a damaged or vanished file may raise, each of them by a reader of its own; CheckpointError is a ValueError
-DAMAGED = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError, RuntimeError, ValueError, MemoryError)
+DAMAGED = (
+    OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, ValueError, MemoryError,
+    tokenize.TokenError, SyntaxError, TypeError, OverflowError,  # of the header of an .npy, which is text in Python
+)  # fmt: skip
 GONE = "; the network has not kept its values: leave the file alone, or load it with keep=True"
 
 
@@ -42,13 +48,17 @@ def read(path: str | Path) -> dict[str, Array]:
     Arrays may be views of what was read: copy one to change it. Raises CheckpointError for a file that is missing,
     damaged, of another format, or that names something to be called.
     """
-    path = _file(path)
-    try:
-        return _reader(path)(path)
-    except CheckpointError as error:
-        raise error if str(error).startswith(str(path)) else CheckpointError(f"{path}: {error}") from error
-    except DAMAGED as reason:
-        raise CheckpointError(f"{path}: cannot be read: {reason or type(reason).__name__}") from reason
+    path = Path(path)
+    with _naming(path):
+        return _reader(_file(path))(path)
+
+
+def contents(path: str | Path) -> tuple[dict[str, Array], dict[str, Any] | None]:
+    """As `read`, and None; of a checkpoint of a training run, every array under its full name, and how far the run was."""
+    path = Path(path)
+    with _naming(path):
+        reader = _reader(_file(path))
+        return checkpoint.contents(path) if reader is load_weights else (reader(path), None)
 
 
 def again(path: str | Path) -> Callable[[str], Array]:
@@ -57,11 +67,9 @@ def again(path: str | Path) -> Callable[[str], Array]:
     Raises CheckpointError where the format has no access by name (PyTorch's); what is returned, where the file has
     been changed, replaced or removed since.
     """
-    path = _file(path).absolute()
-    try:
-        was, one = _facts(path), ONE.get(_reader(path))
-    except DAMAGED as reason:
-        raise CheckpointError(f"{path}: cannot be read: {reason or type(reason).__name__}") from reason
+    path = Path(path).absolute()
+    with _naming(path):
+        was, one = _facts(_file(path)), ONE.get(_reader(path))
     if one is None:
         raise CheckpointError(f"{path}: a file of PyTorch cannot be read array by array; keep its values, or save them as .safetensors or .npz")
 
@@ -77,10 +85,21 @@ def again(path: str | Path) -> Callable[[str], Array]:
     return read_one
 
 
-def _file(path: str | Path) -> Path:
-    if not Path(path).is_file():
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What reading raises inside becomes a CheckpointError that begins with the path."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise error if str(error).startswith(f"{path}: ") else CheckpointError(f"{path}: {error}") from error
+    except DAMAGED as reason:
+        raise CheckpointError(f"{path}: cannot be read: {reason or type(reason).__name__}") from reason
+
+
+def _file(path: Path) -> Path:
+    if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
-    return Path(path)
+    return path
 
 
 def _facts(path: Path) -> tuple[int, ...]:
@@ -94,17 +113,29 @@ def write(path: str | Path, arrays: Mapping[str, Array]) -> None:
 
     Raises CheckpointError where it cannot be written, or its name does not say the format.
     """
-    path = Path(path)
+    path = place(path)
     if path.suffix == ".safetensors":
         save_weights(path, arrays)
-    elif path.suffix in WRITERS:
-        try:
-            with replacing(path) as file:
-                WRITERS[path.suffix](file, arrays)
-        except (OSError, ValueError) as reason:
-            raise CheckpointError(f"{path}: cannot be written: {reason}") from reason
-    else:
+        return
+    try:
+        with replacing(path) as file:
+            WRITERS[path.suffix](file, arrays)
+    except (OSError, ValueError) as reason:
+        raise CheckpointError(f"{path}: cannot be written: {reason}") from reason
+
+
+def place(path: str | Path) -> Path:
+    """The path of a file to write, before there is anything to write. Raises CheckpointError, as `write` does, for a
+    name that does not say the format, for that of a folder, and for one in a folder that does not exist.
+    """
+    path = Path(path)
+    if path.suffix not in ENDINGS:
         raise CheckpointError(f"{path}: the name must end in one of {', '.join(ENDINGS)}, which says how to write the file")
+    folder = os.path.dirname(os.path.realpath(path))
+    if os.path.isdir(path) or not os.path.isdir(folder):
+        fault = "it is a folder" if os.path.isdir(path) else f"there is no folder {folder}"
+        raise CheckpointError(f"{path}: cannot be written: {fault}")
+    return path
 
 
 WRITERS: dict[str, Callable[[IO[bytes], Mapping[str, Array]], None]] = {

@@ -43,6 +43,8 @@ def run(file: IO[bytes], names: Mapping[str, Callable[..., Any] | None], persist
         for instruction, argument, _ in pickletools.genops(file):
             machine.step(instruction.name, argument)
         return machine.pop()
+    except CheckpointError:  # which is a ValueError, but says more than that there is damage
+        raise
     except (IndexError, KeyError, TypeError, ValueError, OverflowError) as reason:
         raise CheckpointError(f"its pickle is damaged: {type(reason).__name__}: {reason}") from reason
 

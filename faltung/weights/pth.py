@@ -170,16 +170,18 @@ def _collector(storages: dict[str, Storage]) -> Callable[[Any], Storage]:
 
 
 def _arrays(value: Any, data: Mapping[str, bytes], order: str) -> dict[str, Array]:
-    """The tensors among the entries of a dict, or of the dict of weights inside it."""
+    """The tensors of the dict of weights inside a dict, or where there is none, of that itself."""
     if not isinstance(value, dict):
         raise CheckpointError(f"holds a {type(value).__name__}, expected a dict of tensors: save net.state_dict()")
-    found = {key: item for key, item in value.items() if isinstance(item, Strided)}
+    inside = (_tensors(value.get(name)) for name in INSIDE)  # first: beside the weights may stand a tensor as well
+    found = next(filter(None, inside), None) or _tensors(value)
     if not found and value:
-        inner = next((value[name] for name in INSIDE if isinstance(value.get(name), dict)), None)
-        if inner is None:
-            raise CheckpointError(f"holds no tensors: its entries are {', '.join(map(str, list(value)[:6])) or 'none'}")
-        found = {key: item for key, item in inner.items() if isinstance(item, Strided)}
+        raise CheckpointError(f"holds no tensors: its entries are {', '.join(map(str, list(value)[:6]))}")
     return {str(key): _array(tensor, data.get(tensor.storage.key, b""), order) for key, tensor in found.items()}
+
+
+def _tensors(value: Any) -> dict[Any, Strided]:
+    return {key: item for key, item in value.items() if isinstance(item, Strided)} if isinstance(value, dict) else {}
 
 
 def _array(tensor: Strided, data: bytes, order: str) -> Array:

@@ -8,6 +8,7 @@ in training mode; `net.eval()` is for classifying. Nothing here needs the compil
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, NamedTuple
 
 from faltung import nn
@@ -62,7 +63,11 @@ __all__ = ["TABLE", "Entry", "build", *TABLE]
 
 
 def build(name: str, **options: Any) -> nn.Module:
-    """A new network of that name. Raises UnsupportedOp, with the names there are, for any other."""
+    """A new network of that name. Raises UnsupportedOp, with those there are, for another name and for another option."""
     if name not in TABLE:
         raise UnsupportedOp(f"no network is called {name!r}{close_to(name, TABLE)}: there are {', '.join(TABLE)}")
-    return TABLE[name].build(**options)
+    build, known = TABLE[name].build, signature(TABLE[name].build).parameters
+    for option in options:
+        if option not in known:
+            raise UnsupportedOp(f"{name} has no option {option!r}{close_to(option, known)}: there are {', '.join(known)}")
+    return build(**options)

@@ -225,6 +225,13 @@ def test_batches_have_each_sample_once(prefetch: int) -> None:
     assert len(whole) == 4 and [len(labels) for _, labels in whole.epoch()] == [5] * 4
 
 
+def test_a_loop_is_over_an_epoch() -> None:
+    loader = Loader(data(), 5)
+    for loop in (iter, list, enumerate):
+        with pytest.raises(DataError, match=r"write `for images, labels in loader\.epoch\(number\)`"):
+            loop(loader)
+
+
 def test_a_picture_is_changed_alike_in_every_batch_and_thread() -> None:
     found = []
     for size, prefetch, shuffle in [(1, 0, True), (5, 0, False), (7, 2, True), (23, 1, True)]:

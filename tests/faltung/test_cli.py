@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import faltung as ft
+from faltung import doctor, nn, zoo
 from faltung.cli import main
 from faltung.graph.errors import EquationError
+from faltung.graph.tensor import topological
 from faltung.inspection import shape_argument
 from faltung.runtime.checkpoint import Checkpoint, save, save_weights
 
@@ -50,6 +53,9 @@ def test_any_network_of_the_zoo(capsys: pytest.CaptureFixture[str]) -> None:
         (["inspect", "resnet51"], "there are mlp, digits"),
         (["bench", "--net", "resnet51"], "there are mlp, digits"),
         (["train", "--data", "nowhere"], "nowhere is not a folder"),
+        (["train", "--data", "nowhere", "--save", "run.bin"], "run.bin: the name must end in one of .safetensors"),
+        (["train", "--data", "nowhere", "--save", "nowhere/run.npz"], "nowhere/run.npz: cannot be written: there is no folder"),
+        (["train", "--net", "vgg16"], "vgg16 is no network for pictures of 28×28, which are all there is here: MaxPool2d"),
     ],
 )
 def test_an_error_is_one_line_and_a_code(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,6 +86,49 @@ def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(tmp_path / "w.npz")]) == 0
     assert "0.weight  float32  (3, 2)" in capsys.readouterr().out
     assert found["run"] == {"seed": 4} and [row["name"] for row in found["arrays"]] == ["optimiser/count", "weights/0.weight"]
+
+
+def test_what_is_a_file_is_told_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = {"0.weight": np.zeros((3, 2), np.float32)}
+    save("lr=0.1.safetensors", Checkpoint(weights, {}, {"run": {"seed": 4}}))
+    Path("lr=0.1.safetensors").rename("lr=0.1")
+    np.savez("w.safetensors", **weights)
+    Path("w.safetensors.npz").rename("w.safetensors")
+    save_weights("w.safetensors.npz", weights)
+    Path("w.safetensors.npz").rename("lenet5")
+    for name, says in [("lr=0.1", "weights/0.weight  float32  (3, 2)"), ("w.safetensors", "0.weight  float32"), ("lenet5", "1 arrays, 6 numbers")]:
+        assert main(["inspect", name]) == 0
+        text = capsys.readouterr().out
+        assert says in text and ("checkpoint of the run {'seed': 4}" in text) == (name == "lr=0.1")
+    Path("Y[n] = X[n]").write_text("no weights")
+    assert main(["inspect", "Y[n] = X[n]"]) == 1 and "Y[n] = X[n]: begins with b'no weight'" in capsys.readouterr().err
+    assert main(["inspect", "Y[n] = " + " + ".join(["X[n]"] * 99), "--shape", "X=3"]) == 0  # too long for a file's name
+
+
+def test_networks_that_help_names_take_its_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    named = set(text.partition("pictures of 28×28: ")[2].partition(";")[0].replace(",", " ").split()) - {"or"}
+    assert named >= {name for name, entry in zoo.TABLE.items() if entry.input == zoo.DIGIT}
+    for name in named:
+        assert zoo.build(name, in_channels=1)(ft.input("x", (None, *zoo.DIGIT))).shape[1] == 10
+
+
+def test_inference_is_timed_in_evaluation_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    def small() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(), nn.Flatten(), nn.Linear(8, 3))
+
+    timed = []
+    compile_, compile_step = ft.compile, ft.compile_step
+    monkeypatch.setitem(zoo.TABLE, "small", zoo.Entry(small, (1, 4, 4)))
+    monkeypatch.setattr(ft, "compile", lambda y: timed.append(y) or compile_(y))
+    monkeypatch.setattr(ft, "compile_step", lambda loss, *rest: timed.append(loss) or compile_step(loss, *rest))
+    assert set(doctor.speed("small", 2, 0.0)[1]["median_ms"]) == {"inference", "training step"}
+    shapes = {t.shape: {part.name for part in topological([t]) if part.kind == "state"} for t in timed}
+    loss, scores = (next(held for shape, held in shapes.items() if len(shape) == rank) for rank in (0, 2))
+    assert {"1.running_mean", "1.running_var"} <= scores and not loss & {"1.running_mean", "1.running_var"}
 
 
 def test_shapes_in_words() -> None:

@@ -181,6 +181,13 @@ def test_a_folder_of_pictures(album: Path) -> None:
     assert all(images.flags.c_contiguous for images, _ in batches)
 
 
+def test_folders_inside_a_class_are_passed_over(album: Path) -> None:
+    (album / "cats" / "kittens").mkdir()
+    (album / "cats" / "0.ppm").rename(album / "cats" / "kittens" / "0.ppm")
+    found = image_folder(album)
+    assert found.classes == ("cats", "dogs") and [path.name for path in found.paths] == ["1.PNG", "2.PNG", "0.ppm", "1.PNG"]
+
+
 def test_training_on_a_folder_of_pictures(album: Path) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 6, 2))
     x, t = ft.input("x", (None, 3, 4, 6)), ft.input("t", (None,), dtype="int64")

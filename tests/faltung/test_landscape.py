@@ -140,6 +140,15 @@ def test_a_surface_knows_its_curvatures_and_minima() -> None:
     assert crate.minima() == [(i, j) for i in (1, 3, 5, 7) for j in (1, 3, 5, 7)]
 
 
+def test_curvatures_need_even_steps() -> None:
+    a = np.linspace(-1, 1, 41, dtype=np.float32).astype(np.float64)  # even up to rounding
+    assert np.allclose(landscape.Surface(a, a, a[:, None] ** 2 + a**2).curvatures(), 2, atol=1e-3)
+    for wrong, steps in ((np.array([0.0, 1, 3]), "1 to 2"), (np.array([0.0, 0, 0]), "0 to 0"), (np.array([0.0, 1, 0]), "-1 to 1")):
+        for name, axes in (("a", (wrong, a)), ("b", (a, wrong))):
+            with pytest.raises(ft.ShapeError, match=f"curvatures: steps along {name} are {steps}; .* need even ones"):
+                landscape.Surface(*axes, np.zeros([len(axis) for axis in axes])).curvatures()
+
+
 # ---- Lanczos ----
 
 

@@ -325,6 +325,8 @@ def test_targets_are_numbers_or_objects_and_the_best_class_stands_in() -> None:
         assert (method(x, best) == wanted).all() and (method(x, list(best)) == wanted).all()
         assert (method(x) == wanted).all() and (method(input_tensor=x, targets=None) == wanted).all()
         assert (method(x[:1], 2) == method(x[:1], [2])).all()
+        callable_too = type("ClassifierOutputTarget", (Softmax,), {})  # pytorch-grad-cam's own is both
+        assert (method(x, [callable_too(k) for k in best.tolist()]) == wanted).all()
 
 
 def test_one_program_serves_every_batch_size_and_follows_the_network() -> None:
@@ -364,6 +366,16 @@ def test_overlays_mix_the_picture_and_the_heats_colour() -> None:
         pictures.overlay(heat, heat)
 
 
+class Softmax:
+    """A target as pytorch-grad-cam has it: of a class, but another score than the class's own."""
+
+    def __init__(self, category: int) -> None:
+        self.category = category
+
+    def __call__(self, scores: Array) -> Array:
+        return np.exp(scores[self.category]) / np.exp(scores).sum()
+
+
 REFUSED: list[tuple[Callable[[nn.Sequential], Any], type[Exception], str]] = [
     (lambda net: saliency.GradCAM(net, "9"), ft.UnsupportedOp, "no layer '9'; its layers are 0, 1"),
     (lambda net: saliency.GradCAM(net, nn.ReLU()), ft.UnsupportedOp, "ReLU is none of them"),
@@ -384,6 +396,14 @@ REFUSED: list[tuple[Callable[[nn.Sequential], Any], type[Exception], str]] = [
     (lambda net: saliency.GradCAM(net, "4")(whole(2), np.array(1)), ft.ShapeError, "1 targets for 3 images"),
     (lambda net: saliency.IntegratedGradients(net, baseline={}), ft.DTypeError, "baseline: expected real numbers, got dict"),
     (lambda net: saliency.IntegratedGradients(net, baseline=np.zeros(7))(whole(2)), ft.ShapeError, "[7] does not broadcast"),
+    (lambda net: saliency.GradCAM(net, "4")(whole(2), [True, 1, 1]), ft.ShapeError, "target 0 is True"),
+    (lambda net: saliency.GradCAM(net, "4")(whole(2), lambda scores: scores[0]), ft.UnsupportedOp, "target 0 is to be called, <lambda>: "),
+    (lambda net: saliency.Gradients(net)(whole(2), [0, 1, Softmax(2)]), ft.UnsupportedOp, "target 2 is to be called, a Softmax: "),
+    (lambda net: saliency.Gradients(net)(1j * whole(2)), ft.DTypeError, "images: expected real numbers, got ndarray of complex128"),
+    (lambda net: saliency.Gradients(net)(whole(2).astype(str)), ft.DTypeError, "images: expected real numbers, got ndarray of <U"),
+    (lambda net: saliency.SmoothGrad(net, noise="0.5"), ft.DTypeError, "noise: expected real numbers, got str of <U3"),
+    (lambda net: saliency.SmoothGrad(net, noise=[0.1, 0.2]), ft.DTypeError, "noise: expected one number, got shape [2]"),
+    (lambda net: saliency.SmoothGrad(net, samples=True), ft.UnsupportedOp, "samples=True"),
     (lambda net: saliency.Gradients(ft.relu), ft.UnsupportedOp, "an nn.Module, not function"),
 ]  # fmt: skip
 

@@ -86,7 +86,6 @@ def test_values_that_are_not_kept_are_read_again(end: str, tmp_path: Path, monke
     assert model(x).tobytes() == expected(x).tobytes()
 
 
-@pytest.mark.parametrize("change", ["other values", "cut short", "removed", "replaced by itself"])
 class Tied(nn.Module):
     """Two layers with one weight."""
 
@@ -105,6 +104,7 @@ def test_of_two_keys_of_one_weight_the_same_counts_however_it_is_loaded(tmp_path
     assert np.array_equal(net.a.weight.read(), kept)
 
 
+@pytest.mark.parametrize("change", ["other values", "cut short", "removed", "replaced by itself"])
 @pytest.mark.parametrize("end", [".safetensors", ".npz"])
 def test_a_file_that_changes_is_never_read_for_what_it_was(end: str, change: str, tmp_path: Path) -> None:
     net = classifier()
@@ -233,6 +233,8 @@ def test_a_failed_save_leaves_what_was_there(end: str, tmp_path: Path) -> None:
     for place in (tmp_path / f"folder{end}", tmp_path / "missing" / f"w{end}"):
         with pytest.raises(ft.CheckpointError, match="cannot be written"):
             weights.write(place, {"x": np.arange(4.0)})
+        with pytest.raises(ft.CheckpointError, match="cannot be written: (it is a folder|there is no folder .*missing)"):
+            weights.place(place)
     assert sorted(os.listdir(tmp_path)) == sorted([path.name, f"folder{end}"])
 
 
@@ -329,7 +331,7 @@ def archive(path: Path, program: bytes, data: dict[str, bytes] | None = None, co
 @pytest.mark.parametrize("protocol", range(6))
 def test_nothing_is_run(protocol: int, tmp_path: Path) -> None:
     program = pickle.dumps({"weight": Evil(tmp_path / "harm")}, protocol)
-    with pytest.raises(ft.CheckpointError, match=r"names 'posix\.system'.*refused.*collections\.OrderedDict"):
+    with pytest.raises(ft.CheckpointError, match=r"zip\.pth: it names 'posix\.system'.*refused.*collections\.OrderedDict"):
         weights.read(archive(tmp_path / "zip.pth", program))
     if protocol >= 2:
         (tmp_path / "plain.pth").write_bytes(program)
@@ -370,6 +372,16 @@ def test_the_tensor_above_is_one_that_is_read(tmp_path: Path) -> None:
     assert weights.read(archive(tmp_path / "w.pth", tensor(), {"0": BYTES}))["w"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
+@pytest.mark.parametrize("name", pth.INSIDE)
+def test_weights_are_found_beside_a_tensor(name: str, tmp_path: Path) -> None:
+    """As training scripts save them: {"epoch": 3, "optimizer": {}, "state_dict": {…}, "best_acc1": tensor}."""
+    one, text = tensor(), pth._text
+    weight, best = one[2:-1], one[len(b"\x80\x02}" + text("w")) : -2]
+    entries = text("epoch") + pth._number(3) + text("optimizer") + b"}" + text(name) + weight + text("best_acc1") + best
+    found = weights.read(archive(tmp_path / "w.pth", b"\x80\x02}(" + entries + b"u.", {"0": BYTES}))
+    assert {key: a.tolist() for key, a in found.items()} == {"w": [[0, 1, 2], [3, 4, 5]]}
+
+
 @pytest.mark.parametrize(("program", "data", "message"), OUTSIDE, ids=[row[2] for row in OUTSIDE])
 def test_no_tensor_lies_outside_its_storage(program: bytes, data: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(ft.CheckpointError) as caught:
@@ -406,6 +418,72 @@ def test_programs_that_are_none(name: str, tmp_path: Path) -> None:
     with pytest.raises(ft.CheckpointError) as caught:
         weights.read(archive(tmp_path / "w.pth", program))
     assert message in str(caught.value)
+
+
+def test_a_path_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text.pth").write_text("these are no weights")
+    small().save(tmp_path / "whole.npz")
+    for name, keep, says in [
+        ("gone.pth", True, "no such file"),
+        ("gone.npz", False, "no such file"),
+        ("text.pth", True, "begins with"),
+        ("text.pth", False, "begins with"),
+        ("whole.npz", True, "the values do not fit this Conv2d"),
+    ]:
+        with pytest.raises(ft.CheckpointError) as caught:
+            nn.Conv2d(3, 20, 3).load(tmp_path / name, keep=keep)
+        assert str(caught.value).startswith(f"{tmp_path / name}: {says}") and str(caught.value).count(name) == 1
+    (tmp_path / "cut.bin").write_bytes(bytes([9, *bytes(7)]) + b"{")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ft.CheckpointError, match=r"^cut\.bin: not a whole safetensors file: (?!.*cut\.bin)"):
+        small().load("./cut.bin")
+
+
+def npz(path: Path, member: bytes, compress: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compress) as made:
+        made.writestr("x.npy", member)
+    return path
+
+
+HEADERS = {
+    "no end":           "{'descr': '<f4', 'shape': (3,",
+    "text without end": '{"""',
+    "indented":         "  {\n 1",
+    "keys of 2 kinds":  "{1: 2, 'descr': 3}",
+    "a list as key":    "{[]: 1}",
+    "too large":        f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({2**70},)}}",
+    "deep":             "(" * 5000,
+    "a zero":           "\0",
+    "empty":            "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+@pytest.mark.parametrize("version", [1, 3])
+def test_headers_of_arrays_that_are_none(header: str, version: int, tmp_path: Path) -> None:
+    length = struct.pack("<H" if version == 1 else "<I", len(header))
+    path = npz(tmp_path / "w.npz", b"\x93NUMPY" + bytes([version, 0]) + length + header.encode() + bytes(12))
+    with pytest.raises(ft.CheckpointError, match=r"w\.npz: cannot be read"):
+        weights.read(path)
+    with pytest.raises(ft.CheckpointError, match=r"w\.npz: x cannot be read again"):
+        weights.again(path)("x")
+
+
+@pytest.mark.parametrize("compress", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_inside_compressed_arrays(compress: int, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.arange(20.0))
+    whole = npz(tmp_path / "w.npz", buffer.getvalue(), compress).read_bytes()
+    assert weights.read(tmp_path / "w.npz")["x"].tolist() == list(range(20))
+    refused = 0
+    for place in range(30, len(whole)):
+        (tmp_path / "w.npz").write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        for reading in (lambda: weights.read(tmp_path / "w.npz"), lambda: weights.again(tmp_path / "w.npz")("x")):
+            try:
+                reading()
+            except ft.CheckpointError:
+                refused += 1
+    assert refused > len(whole)
 
 
 def test_archives_that_are_none(tmp_path: Path) -> None:

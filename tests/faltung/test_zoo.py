@@ -76,6 +76,13 @@ def test_an_unknown_network_is_told_the_known_ones() -> None:
         zoo.build("mobilenetv2")
 
 
+def test_an_unknown_option_is_told_the_known_ones() -> None:
+    with pytest.raises(ft.UnsupportedOp, match="mlp has no option 'residual': there are num_classes, in_channels, hidden"):
+        zoo.build("mlp", residual=False)
+    with pytest.raises(ft.UnsupportedOp, match=r"resnet20 has no option 'num_class' \(did you mean num_classes\?\)"):
+        zoo.build("resnet20", num_class=3)
+
+
 # ---- keys ----
 
 # name: how many keys, and the shapes of some, as in torchvision's state_dict
