@@ -12,7 +12,7 @@ import threading
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import NoReturn, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -73,7 +73,8 @@ class Loader:
 
     `augment(images, draws)` alters each batch. `drop_last` leaves out a last batch of fewer samples, for a network
     whose batch size is fixed. `prefetch` batches are made ready ahead in a thread of their own; with 0 there is none.
-    Raises DataError for numbers that cannot be, and where there is nothing to draw from.
+    It does not count epochs, so that one is the same whenever it is asked for: a loop is over `loader.epoch(number)`.
+    Raises DataError for numbers that cannot be, where there is nothing to draw from, and for a loop over itself.
     """
 
     data: Data
@@ -102,6 +103,9 @@ class Loader:
     def __len__(self) -> int:
         """How many batches an epoch has."""
         return self.samples // self.batch_size if self.drop_last else -(-self.samples // self.batch_size)
+
+    def __iter__(self) -> NoReturn:
+        raise DataError("the order of a Loader's batches depends on the epoch: write `for images, labels in loader.epoch(number)`")
 
     def epoch(self, number: int = 0) -> Generator[Batch, None, None]:
         """The batches of that epoch, counted from 0. What goes wrong in the thread is raised here.
