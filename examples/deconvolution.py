@@ -3,13 +3,15 @@
     python examples/deconvolution.py [--short] [--out FILE]
 
 A transposed convolution is what the gradient of a convolution does, as an operation of its own: every element is spread
-over a window, `stride` pixels from the next. With weights 1 3 3 1 that is linear interpolation; a network learns its own.
+over a window, `stride` pixels from the next. With weights 1 3 3 1 that is linear interpolation, but for
+the border, which darkens: nothing is spread from outside. A network learns weights of its own.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from drawing import arguments, canvas, photo, save, show
+from drawing import arguments, canvas, save, show
+from material import photo
 
 import faltung as ft
 from faltung import nn

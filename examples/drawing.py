@@ -1,45 +1,33 @@
-"""What the examples share: a command line, photos to work on, and how their pictures look.
-
-Photos are those that the package scikit-image ships; they come with: pip install "faltung[examples]"
-"""
+"""What the examples share: a command line, and how their pictures look."""
 
 from __future__ import annotations
 
 import argparse
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from faltung import photos
-from faltung.graph.errors import DataError
 from faltung.pictures import HELD_OUT as RED, INK, QUIET, RULE, SIGNED, TRAINED as BLUE
 
-GALLERY = Path(__file__).parent.parent / "docs" / "gallery"
-__all__ = ["BLUE", "INK", "QUIET", "RED", "SIGNED", "arguments", "canvas", "cells", "figure", "frame", "photo", "save", "show"]
+CYAN = "#00e5ff"
+FOLDER = Path("demo-output")
+__all__ = ["BLUE", "CYAN", "INK", "QUIET", "RED", "SIGNED", "arguments", "canvas", "cells", "figure", "frame", "outline", "save", "show"]
 
 
-def arguments(about: str | None, name: str) -> argparse.Namespace:
-    """`short`, and `out`, the file of the picture: `name` in the gallery unless a file or a folder is given."""
-    parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=GALLERY / name, help="the picture, or the folder it goes to")
+def arguments(about: str | None, name: str, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
+    """`short`, and `out`, the file of the picture: demo-output/`name` unless a file or a folder is given.
+
+    Whatever else an example takes, it has added to the `parser`.
+    """
+    parser = parser or argparse.ArgumentParser()
+    parser.description = (about or "").partition("\n")[0]
+    parser.add_argument("--out", type=Path, default=FOLDER / name, help="the picture, or the folder it goes to")
     parser.add_argument("--short", action="store_true", help="as little work as shows that everything runs")
     given = parser.parse_args()
     given.out = given.out if given.out.suffix else given.out / name
     given.out.parent.mkdir(parents=True, exist_ok=True)
     return given
-
-
-def photo(name: str, side: int) -> np.ndarray:
-    """The square in the middle of a photo: (3, side, side), whole numbers from 0 to 255 as float32. Raises DataError."""
-    spec = find_spec("skimage")
-    places = spec.submodule_search_locations if spec is not None else None
-    found = [path for place in places or () for path in Path(place, "data").glob(f"{name}.*")]
-    if not found:
-        raise DataError(f'no photo {name}: photos are those of scikit-image: pip install "faltung[examples]"')
-    picture = photos.crop(photos.resize(photos.read(found[0]), side), side)
-    return (255 * picture.clip(0, 1)).round().transpose(2, 0, 1)
 
 
 def canvas(width: float, height: float) -> Any:
@@ -74,6 +62,12 @@ def cells(axes: Any, matrix: np.ndarray, title: str = "", marked: np.ndarray | N
         for edge in range(1, count):
             line(edge - 0.5, color="white", linewidth=1.5)
     _bare(axes, title)
+
+
+def outline(axes: Any, top: float, left: float, side: int, color: str) -> None:
+    """A square around that many pixels of a picture."""
+    y, x = np.array([0, 0, side, side, 0]) + top - 0.5, np.array([0, side, side, 0, 0]) + left - 0.5
+    axes.plot(x, y, color=color, linewidth=1.5)
 
 
 def frame(axes: Any, title: str, across: str) -> None:

@@ -9,7 +9,8 @@ compiled convolution gives is compared with NumPy's by ==.
 from __future__ import annotations
 
 import numpy as np
-from drawing import arguments, cells, figure, photo, save, show
+from drawing import arguments, cells, figure, save, show
+from material import photo
 from numpy.lib.stride_tricks import sliding_window_view
 
 import faltung as ft

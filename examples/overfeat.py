@@ -1,19 +1,20 @@
 """OverFeat's idea: a classifier of 28×28 pixels, its linear layers turned into convolutions, reads a whole page at once.
 
-    python examples/overfeat.py [--short] [--out overfeat.png]
+    python examples/overfeat.py [--short] [--out FILE]
 
 A small network without padding learns what lies in the middle of a window, a digit or nothing. The same parameters as a
-convolution give the scores of every window of a page: each equal to what the classifier says about that crop.
+convolution give the scores of every window of a page: each what the classifier says about that crop, up to rounding,
+and with whole numbers as weights and pixels the same by ==.
 """
 
 from __future__ import annotations
 
-import argparse
 from itertools import product
 from pathlib import Path
 from timeit import repeat
 
 import numpy as np
+from drawing import RED, arguments, figure, outline, save
 
 import faltung as ft
 from faltung import nn
@@ -46,30 +47,24 @@ def page(digits: ft.datasets.Dataset, draw: np.random.Generator) -> np.ndarray:
 
 def draw_page(paper: np.ndarray, shares: np.ndarray, path: Path) -> None:
     """The page with what was found on it, above how sure the network is of a digit at each position."""
-    from matplotlib.figure import Figure
-
     surest = shares[:NOTHING].max(axis=0)
-    above, below = (figure := Figure(figsize=(7, 7.6), dpi=110, layout="constrained")).subplots(2, 1)
+    drawn, ((above,), (below,)) = figure(7, 7.6, 2, 1)
     start, (rows, columns) = (SIDE - STRIDE) / 2, surest.shape  # of the first position's square on the page
     below.imshow(surest, extent=(start, start + STRIDE * columns, start + STRIDE * rows, start), cmap="magma", vmin=0, vmax=1)
     above.imshow(paper, cmap="gray_r")
     while surest.max() > 0.5:
         u, v = (int(at) for at in np.unravel_index(surest.argmax(), surest.shape))
-        x, y = STRIDE * v, STRIDE * u
-        above.plot([x, x + SIDE, x + SIDE, x, x], [y, y, y + SIDE, y + SIDE, y], color="#d9622b")
-        above.text(x + 1, y + 6, shares[:NOTHING, u, v].argmax(), color="#d9622b", weight="bold")
+        outline(above, STRIDE * u, STRIDE * v, SIDE, RED)
+        above.text(STRIDE * v + 1, STRIDE * u + 6, shares[:NOTHING, u, v].argmax(), color=RED, weight="bold")
         surest[max(u - 4, 0) : u + 5, max(v - 4, 0) : v + 5] = 0
     for axes, title in ((above, "a page, and its surest windows"), (below, "the share of the likeliest digit, window by window")):
         axes.set(title=title, xlim=(0, PAGE[1]), ylim=(PAGE[0], 0), xticks=[], yticks=[])
-    figure.savefig(path)
+    save(drawn, path)
 
 
 def main() -> None:
     """Train, convert, compare every window, draw."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("overfeat.png"))
-    parser.add_argument("--short", action="store_true", help="a few steps of training")
-    given = parser.parse_args()
+    given = arguments(__doc__, "overfeat.png")
     digits, draw = ft.datasets.mnist(), np.random.default_rng(0)
     x, t = ft.input("x", (None, 1, SIDE, SIDE)), ft.input("t", (None,), "int64")
     net = nn.Sequential(
@@ -93,6 +88,11 @@ def main() -> None:
     print(f"{len(crops)} windows: the map and the crops one by one differ by at most {apart:.1e}")
     print(f"map {1e3 * min(repeat(lambda: large(paper), number=1)):.1f} ms, crops {1e3 * min(repeat(lambda: small(crops), number=1)):.1f} ms")
     draw_page(paper[0, 0], shares[0], given.out)
+
+    net.load_state_dict({key: draw.integers(-1, 2, value.shape) for key, value in net.state_dict().items()})
+    small, large = ft.compile(net(x), accuracy="strict"), ft.compile(y, accuracy="strict")  # sums of products alone
+    assert (small(crops.round()) == large(paper.round())[0].reshape(11, -1).T).all()
+    print("with whole numbers from -1 to 1 as weights and 0 or 1 as pixels: the same by ==")
 
 
 if __name__ == "__main__":

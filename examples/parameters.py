@@ -13,7 +13,8 @@ import time
 from math import prod
 
 import numpy as np
-from drawing import BLUE, INK, RED, SIGNED, arguments, figure, frame, photo, save
+from drawing import BLUE, INK, RED, SIGNED, arguments, figure, frame, save
+from material import photo
 
 import faltung as ft
 from faltung import nn

@@ -8,7 +8,8 @@ A colour picture (3, 100, 100) through a 3×3 convolution is (3, 98, 98), and af
 from __future__ import annotations
 
 import numpy as np
-from drawing import arguments, cells, figure, photo, save, show
+from drawing import arguments, cells, figure, save, show
+from material import photo
 
 import faltung as ft
 

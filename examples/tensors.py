@@ -9,7 +9,8 @@ A batch of grey pictures is (N, 1, height, width), of colour pictures (N, 3, hei
 from __future__ import annotations
 
 import numpy as np
-from drawing import arguments, figure, photo, save, show
+from drawing import arguments, figure, save, show
+from material import photo
 from numpy.lib.stride_tricks import sliding_window_view
 
 import faltung as ft
@@ -66,9 +67,9 @@ def main() -> None:
     for channel, (name, colour) in enumerate(zip(("red", "green", "blue"), np.eye(3), strict=True)):
         show(axes[0, 1 + channel], rgb[channel] * colour[:, None, None], f"channel {channel}, {name}")
     show(axes[0, 4], grey, "grey: (1, 1, H, W)")
-    for time in range(FRAMES - 2):
-        show(axes[1, time], frames[1 + time], f"film: frame {1 + time} of {FRAMES}")
-        show(axes[2, time], moves[time], f"in time, frame {1 + time}", signed=True)
+    for time in range(FRAMES - 2):  # the first and the last have no frame on one side
+        show(axes[1, time], frames[1 + time], f"film: frame {2 + time} of {FRAMES}")
+        show(axes[2, time], moves[time], f"in time, frame {2 + time}", signed=True)
     save(drawn, given.out)
 
 

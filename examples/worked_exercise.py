@@ -42,7 +42,7 @@ products = [ft.conv2d(a, b, padding=1) for a, b in zip(channels, kernels, strict
 
 total = ft.conv2d(x, w, padding=1)
 y = ft.relu(total + BIAS)
-largest, mean = ft.max_pool2d(y, 2), ft.avg_pool2d(y, 2)
+results = {"Y = ReLU(… + 2)": y, "2×2 maximum": ft.max_pool2d(y, 2), "2×2 mean": ft.avg_pool2d(y, 2)}
 
 
 def exact() -> dict[str, Matrix]:
@@ -50,10 +50,8 @@ def exact() -> dict[str, Matrix]:
     parts = {**dict(zip(channels, X[:, None, None], strict=True)), **dict(zip(kernels, W[:, None, None], strict=True))}
     whole = {x: X[None], w: W[None]}
     steps = {f"X{c} ∗ W{c}": evaluate(product, parts, EXACT)[0, 0] for c, product in enumerate(products)}
-    steps["Σ_c X_c ∗ W_c"] = evaluate(total, whole, EXACT)[0, 0]
-    steps["Y = ReLU(… + 2)"] = evaluate(y, whole, EXACT)[0, 0]
-    steps["2×2 maximum"] = evaluate(largest, whole, EXACT)[0, 0]
-    steps["2×2 mean"] = evaluate(mean, whole, EXACT)[0, 0]
+    for name, tensor in {"Σ_c X_c ∗ W_c": total, **results}.items():
+        steps[name] = evaluate(tensor, whole, EXACT)[0, 0]
     return steps
 
 
@@ -70,8 +68,8 @@ def symbolic() -> Matrix:
 
 def compiled() -> dict[str, Matrix]:
     """Y and both poolings by native code in float32."""
-    found = ft.compile([y, largest, mean])(X[None].astype(np.float32), W[None].astype(np.float32))
-    return dict(zip(("Y = ReLU(… + 2)", "2×2 maximum", "2×2 mean"), (m[0, 0] for m in found), strict=True))
+    found = ft.compile(list(results.values()))(X[None].astype(np.float32), W[None].astype(np.float32))
+    return dict(zip(results, (m[0, 0] for m in found), strict=True))
 
 
 def table(matrix: Matrix) -> str:
@@ -82,6 +80,7 @@ def table(matrix: Matrix) -> str:
 
 
 def main() -> None:
+    """Print all three."""
     print(f"the equation      {total.equation}\n")
     for name, matrix in exact().items():
         print(f"{name}\n{table(matrix)}\n")

@@ -171,22 +171,26 @@ def overlay(picture: Array, heat: Array, share: float = 0.55) -> Array:
 def overlays(
     pictures: Array, titles: Sequence[str], maps: Mapping[str, Array], points: Mapping[str, Array], path: str | Path, heading: str
 ) -> Path:  # fmt: skip
-    """Pictures (n, height, width, 3) below one another, and beside each its heat (n, height, width) by every method.
+    """Pictures (n, height, width, 3) below one another, each with its heat (n, height, width) by every method.
 
-    `maps` are laid over the picture; `points`, heat of single pixels, stand alone, and the hottest hundredth is white.
+    `maps` are laid over the picture, beside it; `points`, heat of single pixels, stand alone in a line below, where the
+    hottest hundredth is white. Raises DataError for no pictures.
     """
-    columns = 1 + len(maps) + len(points)
-    figure = _figure(1.75 * columns + 0.2, 1.9 * len(pictures) + 0.5)
-    figure.suptitle(heading, fontsize=9, color=INK)
-    for row, line in enumerate(figure.subplots(len(pictures), columns, squeeze=False)):
-        line[0].imshow(pictures[row])
-        _bare(line[0], titles[row])
-        for axes, (name, heat) in zip(line[1:], (*maps.items(), *points.items()), strict=True):
-            if name in maps:
-                axes.imshow(overlay(pictures[row], heat[row]))
-            else:
-                axes.imshow(heat[row], cmap=STRENGTH, vmin=0, vmax=float(np.percentile(heat[row], 99)) or 1.0)
-            _bare(axes, name)
+    if not len(pictures):
+        raise DataError("heat over pictures needs at least 1 picture, got 0")
+    columns, lines = max(1 + len(maps), len(points)), 2 if points else 1
+    figure = _figure(1.5 * columns, 1.66 * lines * len(pictures) + 0.4)
+    figure.suptitle(heading, fontsize=10, color=INK)
+    grid = figure.subplots(lines * len(pictures), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")  # until something is drawn there
+    for row, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+        for axes, (name, heat) in zip(grid[lines * row], ((title, None), *maps.items()), strict=False):
+            axes.imshow(picture if heat is None else overlay(picture, heat[row]))
+            axes.set_title(name, fontsize=8, color=INK, pad=3)
+        for axes, (name, heat) in zip(grid[lines * row + lines - 1], points.items(), strict=False):
+            axes.imshow(heat[row], cmap=STRENGTH, vmin=0, vmax=float(np.percentile(heat[row], 99)) or 1.0)
+            axes.set_title(name, fontsize=8, color=INK, pad=3)
     return _save(figure, path)
 
 

@@ -12,10 +12,12 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PAGE = EXAMPLES.parent / "docs" / "gallery.md"
-NOT_OF_THE_COURSE = {"drawing", "gallery", "worked_exercise"}  # what examples share, what runs them, what has a test of its own
-LONGEST = 100
+ON_PAPER = "worked_exercise"  # draws nothing, has a test of its own
+NO_EXAMPLES = {"drawing", "material", "gallery"}  # what examples share, and what runs them
+LINES = 100  # a page says that there are less
 
 sys.path.insert(0, str(EXAMPLES))  # as where one of them is run
+from drawing import arguments  # noqa: E402
 from gallery import COURSE, MOST_BYTES, Example, shrink  # noqa: E402
 
 sys.path.remove(str(EXAMPLES))
@@ -35,13 +37,22 @@ def test_the_short_form_draws_a_picture(example: Example, tmp_path: Path, monkey
         assert len(picture.convert("RGB").getcolors(picture.width * picture.height)) >= 10  # something is on it
 
 
+@pytest.mark.parametrize("given, place", [("", "demo-output/a.png"), ("--out b", "b/a.png"), ("--out c/d.png", "c/d.png")])
+def test_where_a_picture_goes(given: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never over those of the gallery, unless that is asked for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["a.py", *given.split()])
+    found = arguments("About.", "a.png")
+    assert found.out == Path(place) and found.out.parent.is_dir() and not found.short
+
+
 def test_all_examples_belong_to_the_course() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {example.name for example in COURSE} | NOT_OF_THE_COURSE
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {example.name for example in COURSE} | {ON_PAPER} | NO_EXAMPLES
 
 
-@pytest.mark.parametrize("example", COURSE, ids=lambda example: example.name)
-def test_an_example_is_short(example: Example) -> None:
-    assert len((EXAMPLES / f"{example.name}.py").read_text("utf-8").splitlines()) <= LONGEST
+@pytest.mark.parametrize("name", [*(example.name for example in COURSE), ON_PAPER])
+def test_an_example_is_short(name: str) -> None:
+    assert len((EXAMPLES / f"{name}.py").read_text("utf-8").splitlines()) < LINES
 
 
 def test_the_gallery_follows_the_course() -> None:

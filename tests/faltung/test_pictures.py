@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from faltung import pictures
-from faltung.graph.errors import DataError
+from faltung.graph.errors import DataError, ShapeError
 from faltung.runtime.train import History, Record
 
 
@@ -47,3 +47,19 @@ def test_mistakes(tmp_path: Path, wrong: int) -> None:
     images, labels = np.random.default_rng(0).random((50, 1, 28, 28)), np.arange(50) % 10
     scores = 5 * np.eye(10)[(labels + (np.arange(50) < wrong)) % 10]
     size(pictures.mistakes(images, labels, scores, tmp_path / "mistakes.png"))
+
+
+def test_heat_over_pictures(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    seen, heat = generator.random((2, 12, 16, 3)), generator.random((2, 12, 16))
+    mixed = pictures.overlay(seen[0], heat[0])
+    assert mixed.dtype == np.uint8 and mixed.shape == (12, 16, 3)
+    assert (pictures.overlay(seen[0], heat[0], share=0) == (255 * seen[0]).round()).all()
+    with pytest.raises(ShapeError, match=r"goes over a picture \[12, 15, 3\]"):
+        pictures.overlay(seen[0], heat[0, :, 1:])
+    places = tmp_path / "one line.png", tmp_path / "two lines.png"
+    flat = size(pictures.overlays(seen, ["a", "b"], {"map": heat, "other": 0 * heat}, {}, places[0], "heat"))
+    high = size(pictures.overlays(seen, ["a", "b"], {"map": heat}, {"p": heat, "q": heat, "r": 0 * heat}, places[1], "heat"))
+    assert flat[0] == high[0] and flat[1] < high[1] < 2 * flat[1]  # three columns each, a second line for points
+    with pytest.raises(DataError, match="at least 1 picture"):
+        pictures.overlays(seen[:0], [], {}, {}, tmp_path / "none.png", "heat")
