@@ -136,7 +136,7 @@ class _Table:
         return f"{t.op or t.equations[0].target}" + (f" {held[0]}" if held else f" ({', '.join(others)})" if others else "")
 
     def _inside(self, t: Tensor) -> str:
-        """The place in the outermost tensor that holds this one, as a slice."""
+        """The place in the outermost tensor that holds this one, as a slice; all of it for an update in place."""
         program, at = self.program, [0] * len(t.shape)
         number = program.buffer[t]
         while (outer := program.slots[number].inside) is not None:
@@ -148,6 +148,6 @@ class _Table:
         if whole is None or whole is t:
             return ""
         spans = [":" if isinstance(e, Batch) or e == all_of_it else f"{a}:{a + e}" for a, e, all_of_it in zip(at, t.shape, whole.shape, strict=True)]
-        while spans[-1] == ":":
+        while spans and spans[-1] == ":":
             spans.pop()
-        return f"{self._name(whole)}[{', '.join(spans)}]"
+        return self._name(whole) + (f"[{', '.join(spans)}]" if spans else "")
