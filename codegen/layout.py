@@ -173,15 +173,28 @@ class Layout:
         return shaped.transpose([self.order.index(p) for p in sorted(self.order)])
 
     def logical(self, flat: np.ndarray[Any, Any], batch: int) -> np.ndarray[Any, Any] | None:
-        """Memory as the logical array, without its halo and without a copy; None where an axis is split."""
-        if any(b > 1 for b in self.block):
+        """Memory as the logical array, without its halo and without a copy; None where the blocks of an axis lie apart."""
+        strides = self.strides
+        if any(b > 1 and strides[axis, 0] != b * strides[axis, 1] for axis, b in enumerate(self.block)):
             return None
-        interior: tuple[Any, ...] = self._interior(tuple(batch if isinstance(e, Batch) else e for e in self.shape))
-        return self.view(flat, batch)[(..., *interior)]  # ...: a scalar stays an array
+        shape = tuple(batch if isinstance(e, Batch) else e for e in self.shape)
+        rounded = tuple(-(-e // b) * b for e, b in zip(shape, self.block, strict=True))
+        interior: tuple[Any, ...] = self._interior(rounded)
+        found = self.view(flat, batch)[(..., *interior)]  # ...: a scalar stays an array
+        if max(self.block, default=1) > 1:
+            found = found.reshape(rounded)  # no copy, since blocks follow one another
+            assert not found.size or np.may_share_memory(found, flat)
+            found = found[tuple(slice(0, e) for e in shape)]
+        return found
+
+    @property
+    def filled(self) -> bool:
+        """Whether no block is larger than what it holds, so that no lanes are to be kept at 0."""
+        return all(b == 1 or (not isinstance(e, Batch) and e % b == 0) for e, b in zip(self.shape, self.block, strict=True))
 
     def write(self, flat: np.ndarray[Any, Any], array: np.ndarray[Any, Any], batch: int) -> None:
         """Copy a logical array into memory; the halo is left alone."""
-        if (logical := self.logical(flat, batch)) is not None:
+        if self.filled and (logical := self.logical(flat, batch)) is not None:
             logical[...] = array
             return
         view = self.view(flat, batch)

@@ -98,11 +98,11 @@ class Memory:
 
     def write(self, number: int, value: Array, batch: int) -> None:
         """Copy a logical array into a buffer."""
-        if (view := self._view(number, batch)) is not None:
-            view[...] = value
-            return
         layout = self.program.slots[number].layout
         assert layout is not None
+        if layout.filled and (view := self._view(number, batch)) is not None:
+            view[...] = value
+            return
         layout.write(self.flat(number, batch), value, batch)
 
     def read(self, number: int, batch: int) -> Array:
@@ -120,7 +120,7 @@ class Memory:
         return partial(layout.read, flat, 0)
 
     def _view(self, number: int, batch: int) -> Array | None:
-        """The buffer's memory as a logical array; None where it is split into blocks. Small networks feel the time to make it."""
+        """The buffer's memory as a logical array; None where its blocks lie apart. Small networks feel the time to make it."""
         key = number, batch
         if key not in self._logical:
             layout = self.program.slots[number].layout

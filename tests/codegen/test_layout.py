@@ -23,6 +23,7 @@ LAYOUTS = {
     "matrix": plain((3, 5)),
     "batch": plain((N, 3, 5)),
     "padded vector": blocked((10,), {0: 4}),
+    "scores": blocked((N, 10), {1: 4}),
     "nChw4c": blocked((N, 10, 3, 5), {1: 4}),
     "exact blocks": blocked((N, 8, 3), {1: 4}),
     "one block wider than the axis": blocked((N, 3, 2, 2), {1: 16}),
@@ -74,6 +75,20 @@ def test_what_is_written_is_read(layout: Layout, batch: int) -> None:
     found = layout.read(flat, batch)
     assert found.flags.c_contiguous and found.base is None
     assert np.array_equal(found, array)
+
+
+@layouts
+@batches
+def test_a_view_is_the_memory_itself(layout: Layout, batch: int) -> None:
+    """Wherever blocks follow one another, as they do along the last axis."""
+    array, flat = filled(layout, batch)
+    view = layout.logical(flat, batch)
+    apart = any(b > 1 and layout.strides[axis, 0] != b * layout.strides[axis, 1] for axis, b in enumerate(layout.block))
+    assert (view is None) == apart
+    if view is not None:
+        assert np.array_equal(view, array)
+        view += 1
+        assert np.array_equal(layout.read(flat, batch), array + 1)
 
 
 @layouts
