@@ -13,7 +13,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from classify_photo import CLASSES
 from drawing import arguments
 from material import shipped, weights
 
@@ -65,7 +64,7 @@ def look(net: nn.Module, layer: str, seen: np.ndarray, images: np.ndarray, out: 
         "integrated": saliency.IntegratedGradients(net, steps=SAMPLES),
     }
     best = cam.scores(images).argmax(axis=1)
-    titles = [CLASSES.get(int(k), f"class {k}") for k in best]
+    titles = [zoo.imagenet_classes()[k] for k in best]
     heats = [{name: method(images) for name, method in some.items()} for some in (maps, points)]
     print("wrote", pictures.overlays(seen, titles, *heats, out, "Where the network looks for its best class"))
 

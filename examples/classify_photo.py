@@ -22,13 +22,6 @@ from faltung import photos, zoo
 
 MOST = 5
 
-# class of ImageNet  name; the likely ones of the shipped photos
-CLASSES = {
-    281: "tabby", 282: "tiger cat", 285: "Egyptian cat", 287: "lynx", 728: "plastic bag",
-    504: "coffee mug", 809: "soup bowl", 925: "consomme", 967: "espresso", 968: "cup",
-    444: "tandem", 518: "crash helmet", 535: "disc brake", 661: "Model T", 665: "moped", 670: "motor scooter",
-}  # fmt: skip
-
 
 def classifier(saved: Path | None) -> ft.nn.Module:
     """MobileNetV2, with saved weights if there are any, and behind it the softmax that makes shares of scores."""
@@ -53,7 +46,7 @@ def draw(pictures: Sequence[np.ndarray], found: np.ndarray, path: Path) -> None:
         best = np.argsort(-found[row])[:MOST]
         shown = bars.barh(range(MOST), 100 * found[row, best], color=BLUE)
         bars.bar_label(shown, [f"{100 * found[row, k]:.1f} %" for k in best], padding=4)
-        bars.set_yticks(range(MOST), [CLASSES.get(int(k), f"class {k}") for k in best])
+        bars.set_yticks(range(MOST), [zoo.imagenet_classes()[k] for k in best])
         bars.invert_yaxis()
         bars.set_xlim(0, 118)
         bars.set_xticks([])
@@ -74,7 +67,7 @@ def main() -> None:
     found = shares(classifier(saved), pictures)
     for path, row in zip(paths, found, strict=True):
         best = np.argsort(-row)[:MOST]
-        print(f"{path.stem:16}", ", ".join(f"{k} {CLASSES.get(int(k), '')} {row[k]:.3f}" for k in best))
+        print(f"{path.stem:16}", ", ".join(f"{k} {zoo.imagenet_classes()[k]} {row[k]:.3f}" for k in best))
     draw(pictures, found, given.out)
 
 

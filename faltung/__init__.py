@@ -119,7 +119,7 @@ from faltung.graph.tensor import Tensor
 from faltung.init import manual_seed
 
 if TYPE_CHECKING:
-    from faltung import datasets, nn as nn, optim as optim, saliency, weights, zoo
+    from faltung import datasets, landscape, nn as nn, optim as optim, photos, pictures, saliency, weights, zoo
     from faltung.graph.forward import hvp, jvp
     from faltung.graph.grad import grad as grad, vjp
     from faltung.graph.winograd import winograd
@@ -141,8 +141,11 @@ _LATE = {
     "grad":            ("faltung.graph.grad", "grad"),
     "hvp":             ("faltung.graph.forward", "hvp"),
     "jvp":             ("faltung.graph.forward", "jvp"),
+    "landscape":       ("faltung.landscape", ""),
     "nn":              ("faltung.nn", ""),
     "optim":           ("faltung.optim", ""),
+    "photos":          ("faltung.photos", ""),
+    "pictures":        ("faltung.pictures", ""),
     "saliency":        ("faltung.saliency", ""),
     "verify":          ("faltung.runtime.verify", "verify"),
     "vjp":             ("faltung.graph.grad", "vjp"),
@@ -160,12 +163,13 @@ __all__ = [
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "cross_entropy",
     "datasets", "define", "dropout", "elu", "embedding", "erf", "exp", "fit", "flatten", "flip", "fold", "gelu",
     "get_num_threads", "grad", "group_norm", "hardsigmoid", "hardswish", "hardtanh", "huber_loss", "hvp", "input",
-    "instance_norm", "interpolate", "jvp", "l1_loss", "layer_norm", "leaky_relu", "linear", "local_response_norm", "log",
-    "log_softmax", "logsigmoid", "lp_pool1d", "lp_pool2d", "lp_pool3d", "manual_seed", "matmul", "max",
-    "max_pool1d", "max_pool2d", "max_pool3d", "max_unpool1d", "max_unpool2d", "max_unpool3d", "maximum", "mean", "min", "minimum", "mish", "mse_loss", "nll_loss",
-    "nn", "one_hot", "optim", "pad", "parameter", "pixel_shuffle", "pixel_unshuffle", "prelu", "relu", "relu6",
-    "reshape", "saliency", "selu", "set_num_threads", "sigmoid", "silu", "smooth_l1_loss", "softmax", "softplus",
-    "softsign", "sqrt", "squeeze", "stack", "sum", "tanh", "transpose", "unflatten", "unfold", "unsqueeze", "verify", "vjp",
+    "instance_norm", "interpolate", "jvp", "l1_loss", "landscape", "layer_norm", "leaky_relu", "linear",
+    "local_response_norm", "log", "log_softmax", "logsigmoid", "lp_pool1d", "lp_pool2d", "lp_pool3d", "manual_seed",
+    "matmul", "max", "max_pool1d", "max_pool2d", "max_pool3d", "max_unpool1d", "max_unpool2d", "max_unpool3d",
+    "maximum", "mean", "min", "minimum", "mish", "mse_loss", "nll_loss", "nn", "one_hot", "optim", "pad",
+    "parameter", "photos", "pictures", "pixel_shuffle", "pixel_unshuffle", "prelu", "relu", "relu6", "reshape",
+    "saliency", "selu", "set_num_threads", "sigmoid", "silu", "smooth_l1_loss", "softmax", "softplus", "softsign",
+    "sqrt", "squeeze", "stack", "sum", "tanh", "transpose", "unflatten", "unfold", "unsqueeze", "verify", "vjp",
     "weights", "winograd", "zoo",
 ]  # fmt: skip
 

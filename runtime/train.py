@@ -140,8 +140,8 @@ def fit(
     With `checkpoint` the state is written there after each epoch, with the weights of `net`; where the file
     exists already and `resume` holds, training goes on from it, and ends as if it had never stopped.
 
-    Raises DataError for data that does not pair up, CheckpointError for a file that does not belong to this run,
-    Diverged as soon as a loss is not a number.
+    Raises DataError for data that does not pair up, CheckpointError for a file that does not belong to this run and
+    for a folder that does not exist, Diverged as soon as a loss is not a number.
     """
     loader = Loader(data, batch_size, seed, augment, drop_last=drop_last, prefetch=prefetch)
     run = {"seed": seed, "batch_size": batch_size, "samples": loader.samples, "drop_last": drop_last}
@@ -149,6 +149,8 @@ def fit(
     if checkpoint is not None:
         if net is None:
             raise CheckpointError("a checkpoint holds the network's weights: pass the network as net=")
+        if not (folder := Path(checkpoint).resolve().parent).is_dir():
+            raise CheckpointError(f"{checkpoint}: there is no folder {folder} to write checkpoints in; make it first")
         if resume and Path(checkpoint).exists():
             history = _resume(Path(checkpoint), step, net, run)
 

@@ -8,7 +8,9 @@ in training mode; `net.eval()` is for classifying. Nothing here needs the compil
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from inspect import signature
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from faltung import nn
@@ -59,7 +61,7 @@ TABLE: dict[str, Entry] = {
     "mobilenet_v2": Entry(mobilenet_v2, PHOTO),
 }  # fmt: skip
 
-__all__ = ["TABLE", "Entry", "build", *TABLE]
+__all__ = ["TABLE", "Entry", "build", "imagenet_classes", *TABLE]
 
 
 def build(name: str, **options: Any) -> nn.Module:
@@ -71,3 +73,9 @@ def build(name: str, **options: Any) -> nn.Module:
         if option not in known:
             raise UnsupportedOp(f"{name} has no option {option!r}{close_to(option, known)}: there are {', '.join(known)}")
     return build(**options)
+
+
+@cache
+def imagenet_classes() -> tuple[str, ...]:
+    """Names of the 1000 classes of ImageNet, ILSVRC 2012, in the order of the scores: short ones, as torchvision has them."""
+    return tuple(Path(__file__).with_name("imagenet.txt").read_text(encoding="utf-8").splitlines())

@@ -262,3 +262,10 @@ def test_small_networks_learn_a_batch(name: str) -> None:
     step = ft.compile_step(ft.cross_entropy(net(x), t), net, ft.optim.SGD(lr=0.05, momentum=0.9))
     losses = [step(images, labels) for _ in range(30)]
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_names_of_imagenets_classes():
+    names = zoo.imagenet_classes()
+    assert len(names) == len(set(names)) == 1000
+    assert all(name and name == name.strip() for name in names)
+    assert (names[0], names[285], names[665], names[967], names[999]) == ("tench", "Egyptian cat", "moped", "espresso", "toilet tissue")

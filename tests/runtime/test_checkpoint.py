@@ -212,6 +212,13 @@ def test_another_run_is_refused(tmp_path: Path) -> None:
         train(Logistic(12, 3), 1, checkpoint=path, net=None)
 
 
+def test_a_missing_folder_is_told_before_the_first_epoch(tmp_path: Path) -> None:
+    step = Logistic(12, 3)
+    with pytest.raises(CheckpointError, match="no folder .*missing"):
+        train(step, 1, checkpoint=tmp_path / "missing" / "run.safetensors")
+    assert step.steps == 0
+
+
 def test_damage_is_a_typed_error(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     with pytest.raises(CheckpointError, match="no such file"):
