@@ -19,7 +19,7 @@ from bench.timing import Timing, in_turns, table
 from faltung import zoo
 from faltung.demo import graph_of
 from faltung.runtime.threads import set_threads
-from faltung.zoo.digits import CLASSES
+from faltung.zoo.mnist import CLASSES
 
 LR, MOMENTUM = 0.01, 0.9
 TOLERANCE = 1e-4  # of the largest weight, after one step in float32

@@ -147,7 +147,7 @@ def _for_digits(name: str) -> Module:
     """A network of the zoo for pictures of 28×28 in ten classes. Raises ShapeError for one that needs larger pictures."""
     import faltung as ft
     from faltung import zoo
-    from faltung.zoo.digits import CLASSES
+    from faltung.zoo.mnist import CLASSES
 
     net = zoo.build(name, in_channels=zoo.DIGIT[0], num_classes=CLASSES)
     try:

@@ -271,9 +271,9 @@ class Module:
         """This classifier as a convolution over larger images, with a map of scores (N, K, …); parameters are shared.
 
         `shape` is that of the images it classifies, (C, …); left out, the smallest square one that fits. What becomes
-        of each layer, and which errors are raised, says nn/dense.py.
+        of each layer, and which errors are raised, says nn/sliding.py.
         """
-        from faltung.nn.dense import fully_convolutional
+        from faltung.nn.sliding import fully_convolutional
 
         return fully_convolutional(self, shape)
 

@@ -18,7 +18,7 @@ from faltung.graph.errors import UnsupportedOp
 from faltung.nn.state import close_to
 from faltung.zoo.alexnet import alexnet, overfeat
 from faltung.zoo.densenet import densenet121, densenet169, densenet201
-from faltung.zoo.digits import digits, lenet5, mlp, wide
+from faltung.zoo.mnist import digits, lenet5, mlp, wide
 from faltung.zoo.mobilenet import mobilenet_v2
 from faltung.zoo.resnet import resnet18, resnet20, resnet34, resnet50, resnet56, resnet101, resnet152
 from faltung.zoo.vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn

@@ -14,7 +14,7 @@ import pytest
 
 import faltung as ft
 from faltung import nn
-from faltung.nn.dense import SlidingLinear, total_stride
+from faltung.nn.sliding import SlidingLinear, total_stride
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "overfeat.py"
 Net = Callable[[], nn.Module]
