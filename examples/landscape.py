@@ -36,7 +36,8 @@ class Size(NamedTuple):
 
 
 SHORT = Size("resnet20", images=256, epochs=1, points=5, seen=16, products=3)
-RATE, BATCH, REACH = 0.05, 64, 1.0  # learning rate at its highest, images in a step, the plane's half width in lengths of filters
+RATE, BATCH = 0.05, 64  # learning rate at its highest, images in a step
+REACH, HIGHEST = 1.0, 10.0  # half the plane's width, in lengths of filters; the loss from which on nothing is drawn, as by Li et al.
 
 
 def pictures_of(part: tuple[np.ndarray, np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,11 +70,10 @@ def study(residual: bool, size: Size, data: ft.datasets.Dataset, keep: Path) -> 
     hessian = landscape.Hessian(loss, landscape.weights(net))
     raw = hessian.ends(*examples, most=size.products, tolerance=0.01)
     scaled = hessian.ends(*examples, scales=landscape.scales(net), most=size.products, tolerance=0.01)
-    print(f"{name}: {100 * accuracy(ft.compile(scores), held_out):.1f} % held out")
-    minima = f"{(count := len(surface.minima()))} minim{'um' if count == 1 else 'a'}"
-    bends, middle = surface.curvatures(), size.points // 2  # there are none on the border
-    print(f"    surface: centre {surface.loss[middle, middle]:.3f}, from {surface.loss.min():.3f} to {surface.loss.max():.3g};"
-          f" {minima}, not convex at {100 * (bends[..., 0] < 0).mean():.0f} % of the points")  # fmt: skip
+    minima, middle = f"minima: {len(surface.minima())}", size.points // 2
+    bends, low = surface.curvatures(), surface.loss[1:-1, 1:-1] < HIGHEST  # there are no bends on the border
+    print(f"{name}: {100 * accuracy(ft.compile(scores), held_out):.1f} % held out\n    surface: centre {surface.loss[middle, middle]:.3f},"
+          f" from {surface.loss.min():.3f} to {surface.loss.max():.3g}; {minima}, not convex at {100 * (bends[low, 0] < 0).mean():.0f} % of the points below {HIGHEST:g}")  # fmt: skip
     print("    principal curvatures of this plane at the centre: {:.3g} and {:.3g}".format(*bends[middle - 1, middle - 1]))
     for what, found in (("of the weights", raw), ("in lengths of filters", scaled)):
         errors = " and ".join(f"{error:.1g}" for error in found.error)
@@ -92,7 +92,7 @@ def main() -> None:
         size = SHORT if given.short else Size()
         (name, bowl, smooth), (other, rough, plain) = (study(residual, size, data, keep) for residual in (True, False))
     print(f"without shortcuts the largest eigenvalue is {plain / smooth:.2g} times as large, in lengths of filters")
-    print("wrote", pictures.landscapes({name: bowl, other: rough}, given.out))
+    print("wrote", pictures.landscapes({name: bowl, other: rough}, given.out, highest=HIGHEST))
 
 
 if __name__ == "__main__":

@@ -194,47 +194,44 @@ def overlays(
     return _save(figure, path)
 
 
-def landscapes(surfaces: Mapping[str, Surface], path: str | Path, heading: str = "The loss around a trained network") -> Path:
-    """Losses on planes through parameters, side by side: contours above, surfaces below, one logarithmic scale for all.
+def landscapes(
+    surfaces: Mapping[str, Surface], path: str | Path, heading: str = "The loss around a trained network", highest: float | None = None
+) -> Path:
+    """Losses on planes through parameters, side by side: contours above, surfaces below, one scale for all.
 
-    A point whose loss is not finite has the height of the highest that is. Raises DataError where none is above 0.
+    Losses above `highest` are cut off there, and those that are not finite; None shows all that are. Raises DataError
+    where no loss lies below.
     """
-    from matplotlib.colors import LogNorm
+    from matplotlib.ticker import MaxNLocator
 
     every = np.concatenate([s.loss.ravel() for s in surfaces.values()])
-    usable = every[np.isfinite(every) & (every > 0)]
-    if not len(usable):
-        raise DataError("a logarithmic scale needs losses above 0, these surfaces have none")
-    least, most = float(usable.min()), float(usable.max())
+    usable = every[np.isfinite(every)]
+    most = highest if highest is not None else float(usable.max(initial=-np.inf))
+    least = float(usable.min(initial=np.inf))
+    if least > most:
+        raise DataError(f"no loss to draw below {most:g}: " + (f"the least is {least:g}" if len(usable) else "none is finite"))
     figure = _figure(4.6 * len(surfaces), 8.2)
     figure.suptitle(heading, fontsize=10, color=INK)
     above, below = figure.subfigures(2, 1, height_ratios=[1, 1.15])
     flat = above.subplots(1, len(surfaces), squeeze=False)[0]
-    levels, image = np.geomspace(least, max(most, 1.01 * least), 25), None
+    top = most if most > least else least + 1  # one height still needs a scale
+    levels, image = np.linspace(least, top, 25), None
     for number, (name, surface) in enumerate(surfaces.items()):
         loss = np.clip(np.nan_to_num(surface.loss, nan=most, posinf=most), least, most)
-        image = flat[number].contourf(surface.a, surface.b, loss.T, levels, norm=LogNorm(), cmap=STRENGTH)
+        image = flat[number].contourf(surface.a, surface.b, loss.T, levels, cmap=STRENGTH)
         flat[number].contour(surface.a, surface.b, loss.T, levels, colors="white", linewidths=0.3)
         flat[number].set_aspect("equal")
         _frame(flat[number], name, "")
         raised = below.add_subplot(1, len(surfaces), number + 1, projection="3d")
         a, b = np.meshgrid(surface.a, surface.b, indexing="ij")
-        raised.plot_surface(a, b, np.log10(loss), cmap=STRENGTH, vmin=np.log10(least), vmax=np.log10(most), rcount=200, ccount=200, linewidth=0.1, edgecolors=INK)
-        raised.set_zlim(np.log10(least), np.log10(max(most, 1.01 * least)))
-        raised.set_zlabel("log₁₀ of the loss", fontsize=7, color=QUIET)
+        raised.plot_surface(a, b, loss, cmap=STRENGTH, vmin=least, vmax=top, rcount=200, ccount=200, linewidth=0.1, edgecolors=INK)
+        raised.set_zlim(least, top)
         raised.tick_params(labelsize=6, colors=QUIET)
-        raised.view_init(elev=32, azim=-55)
-    bar = above.colorbar(image, ax=list(flat), fraction=0.04, pad=0.02, ticks=_decades(least, most), format="%g")
+        raised.view_init(elev=42, azim=-55)
+    bar = above.colorbar(image, ax=list(flat), fraction=0.04, pad=0.02, ticks=MaxNLocator(6), format="%g")
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=7, colors=QUIET)
     return _save(figure, path)
-
-
-def _decades(least: float, most: float) -> list[float]:
-    """1, 3, 10, … between two numbers, or both where none is."""
-    powers = range(int(np.floor(np.log10(least))), int(np.ceil(np.log10(most))) + 1)
-    inside = [tick for power in powers for tick in (10.0**power, 3 * 10.0**power) if least <= tick <= most]
-    return inside or [least, most]
 
 
 def _figure(width: float, height: float) -> Any:

@@ -323,3 +323,10 @@ def test_surfaces_are_drawn_side_by_side(tmp_path: Path) -> None:
     wild = landscape.Surface(a, a, np.where(a[:, None] > 0.5, np.nan, 1 + 50 * np.abs(np.sin(9 * a[:, None] * a))))
     path = pictures.landscapes({"smooth": smooth, "wild": wild}, tmp_path / "two.png")
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and path.stat().st_size > 20_000
+    cut = pictures.landscapes({"smooth": smooth, "wild": wild}, tmp_path / "cut.png", highest=1.5)
+    assert cut.read_bytes() != path.read_bytes()
+    pictures.landscapes({"one height": landscape.Surface(a, a, np.ones((7, 7)))}, tmp_path / "flat.png")
+    with pytest.raises(ft.DataError, match="below -1: the least is 0"):
+        pictures.landscapes({"smooth": smooth}, tmp_path / "none.png", highest=-1)
+    with pytest.raises(ft.DataError, match="none is finite"):
+        pictures.landscapes({"nowhere": landscape.Surface(a, a, np.full((7, 7), np.nan))}, tmp_path / "none.png")
