@@ -3,6 +3,10 @@
 Each engine runs in a process of its own (engines.py), on the same network with the same weights (exports.py), and its
 scores are compared with PyTorch's in float64 first. A round times every engine once; the table shows the median and
 the fastest round, and how many times as long the best of the other engines takes, as a median over rounds.
+
+    start s    from the engine's import to its first scores
+    peak MB    the most memory that the engine's process has held, from its beginning to the end of the last round: Python,
+               NumPy and the input are in it for every engine; processes that an engine starts to compile in are not
 """
 
 from __future__ import annotations

@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from faltung.codegen.layout import Halo, Layout, blocked, outside, plain
 from faltung.codegen.parts import in_blocks
 from faltung.codegen.schedules.channels import axes, channels
+from faltung.codegen.schedules.lines import filled
 from faltung.codegen.schedules.tile import Lanes, lane_axes, weights_layout
+from faltung.graph.equation import Equation
 from faltung.graph.fold import unchanging
 from faltung.graph.index import Batch
 from faltung.graph.tensor import FLOATS, Tensor
 
 NARROW = 4  # channels below which blocks of lanes would be mostly air
+FULLER = 1.5  # times as much of the lanes that lines of images must fill for a few channels to stay unsplit
 
 
 def layouts(order: Sequence[Tensor], updates: Mapping[Tensor, Tensor], lanes: Mapping[str, int]) -> dict[Tensor, Layout]:
@@ -87,14 +90,16 @@ def _parameter(t: Tensor, users: Mapping[Tensor, Sequence[Tensor]], width: int, 
                 continue
             for eq in user.equations:
                 for found in lane_axes(eq):
-                    if found.roles.b.slot == slot and _forward(found) and not found.narrow(width) and _size(t, found.there) >= NARROW:
+                    if found.roles.b.slot == slot and _forward(found) and not found.narrow(width) and _size(t, found.there) >= NARROW and not _thin(user, found.here, width):
                         return weights_layout(found, t.shape, width)
-    axis = 0 if len(t.shape) == 1 else next((a for user in users[t] for a in _channels(t, user)), None)
+    axis = 0 if len(t.shape) == 1 else next((a for user in users[t] for a in _channels(t, user, width)), None)
     return plain(t.shape) if axis is None else blocked(t.shape, {axis: width}, [axis, *(a for a in range(len(t.shape)) if a != axis)])
 
 
-def _channels(t: Tensor, user: Tensor) -> Iterator[int]:
+def _channels(t: Tensor, user: Tensor, width: int) -> Iterator[int]:
     """Axes of `t` that the channels of a result run along (weights of depthwise layers and of narrow groups, biases)."""
+    if len(user.shape) > 2 and not isinstance(user.shape[1], Batch) and _thin(user, 1, width):
+        return
     for eq in user.equations:
         streamed = [c.b for c in channels(eq) if c.axis in (1, None) and user.operands[c.b.access.slot] is t]
         yield from (b.axis for b in streamed if b.kind != "alike" and _size(t, b.axis) >= NARROW)
@@ -120,15 +125,29 @@ def _computed(
             (way.here != 1, way.here, way)
             for eq in t.equations
             for way in lane_axes(eq)
-            if _size(t, way.here) >= NARROW and not way.narrow(width) and (way.here <= 1 or not any(c.axis is None for c in channels(eq)))
+            if not _unsplit(t, eq, way.here, width) and not way.narrow(width) and (way.here <= 1 or not any(c.axis is None for c in channels(eq)))
         ]  # of few channels no vectors are made, and none of positions where the summed channel fills them
         if ways:
             axis, way = min(ways, key=lambda w: w[:2])[1:]
             return way.layout(way.equation.lhs, t.shape, axis, width, plain(t.shape).outer)
-        split = [axis for eq in t.equations for axis in axes(eq) if _size(t, axis) >= NARROW]
+        split = [axis for eq in t.equations for axis in axes(eq) if not _unsplit(t, eq, axis, width)]
         if split:
             return blocked(t.shape, {1 if 1 in split else split[0]: width})
     return _like_operands(t, found, block)
+
+
+def _thin(t: Tensor, axis: int, width: int) -> bool:
+    """Whether lanes along an axis would be mostly air: hardly any channels, or few beside lines that fill the lanes."""
+    channels, line = _size(t, axis), t.shape[-1]
+    if channels < NARROW or axis != 1 or len(t.shape) < 3 or 2 * channels > width or isinstance(line, Batch):
+        return channels < NARROW
+    return filled(line, width) >= FULLER * filled(channels, width)
+
+
+def _unsplit(t: Tensor, eq: Equation, axis: int, width: int) -> bool:
+    """Whether lanes do not run along an axis of a result: it is thin, or the channels of a thin operand are (gradients of weights)."""
+    beside = [o for a in eq.accesses if len(a.index) > 2 and a.index[1] == eq.lhs[axis] and (o := t.operands[a.slot]).kind != "parameter"]
+    return _thin(t, axis, width) or any(_thin(o, 1, width) for o in beside)
 
 
 def _size(t: Tensor, axis: int) -> int:
@@ -149,7 +168,7 @@ def _like_operands(t: Tensor, found: Mapping[Tensor, Layout], width: int) -> Lay
             if not part or name is None or (len(layout.shape) == 1 and len(t.shape) > 1):
                 continue
             here = [n for n, form in enumerate(eq.lhs) if form.coefficient(name) == 1 and in_blocks(t, n, layout.block[axis])]
-            if here and eq.extent[name] == layout.shape[axis] and width > 1 and _size(t, here[0]) >= NARROW:
+            if here and eq.extent[name] == layout.shape[axis] and width > 1 and not _thin(t, here[0], layout.block[axis]):
                 return blocked(t.shape, {here[0]: layout.block[axis]})
     return plain(t.shape)
 

@@ -2,7 +2,7 @@
 
 Buffers whose lifetimes (first step that writes … last step that reads) do not overlap may share memory. Sizes are
 linear in the batch; offsets are chosen for the largest batch so far, so that a smaller batch needs no new plan.
-Buffers with a halo keep memory of their own: the halo is zeroed once, when the arena is made, and never written.
+A halo that no kernel zeroes (that of an input) is zero from the beginning, and its buffer keeps memory of its own.
 """
 
 from __future__ import annotations

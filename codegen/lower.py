@@ -14,6 +14,7 @@ from faltung.codegen import loops
 from faltung.codegen.builder import Builder
 from faltung.codegen.element import PRIME
 from faltung.codegen.exact import STAND_IN, constant
+from faltung.codegen.lanes import FARTHEST, load_apart
 from faltung.codegen.layout import Layout, Place, Places, value_of
 from faltung.codegen.loops import Buffer, Expr, Int
 from faltung.graph import functions
@@ -234,8 +235,8 @@ class Lowering:
         if self.tail is not None and not self._padded(e, m.layout):
             alive = k.below(self.tail, self.lanes)
             mask = alive if mask is None else mask & alive
-        if step == 1:
-            value: Expr = k.load(m.buffer, address, self.lanes, mask)
+        if 1 <= step <= FARTHEST:
+            value = load_apart(k, m.buffer, address, step, self.lanes, mask)
         else:
             value = k.gather(m.buffer, address, step, self.lanes, mask)
         if mask is not None and neutral != 0:

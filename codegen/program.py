@@ -9,7 +9,7 @@ Copies appear where a schedule wants an operand in another layout than the one i
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from faltung.codegen.assign import layouts
@@ -19,9 +19,11 @@ from faltung.codegen.exact import inexact
 from faltung.codegen.layout import Layout, outside
 from faltung.codegen.loops import Kernel
 from faltung.codegen.lower import ELEMENTS
+from faltung.codegen.order import ordered, with_barriers
 from faltung.codegen.parts import Part, copied, parts, placed
 from faltung.codegen.schedules.channels import wanted
 from faltung.codegen.schedules.filtering import GROWTH
+from faltung.codegen.schedules.lines import Line, lines
 from faltung.codegen.schedules.task import RESULT, Task
 from faltung.codegen.schedules.tile import lane_axes, weights_layout
 from faltung.codegen.target import Target
@@ -51,6 +53,7 @@ class Slot:
     size: tuple[int, int]
     tensor: Tensor | None = None
     inside: int | None = None  # the buffer whose memory this one is a part of (parts.py)
+    cleared: bool = False  # whether the kernel that computes it zeroes the halo (schedules/border.py)
 
     @property
     def bytes(self) -> tuple[int, int]:
@@ -60,6 +63,11 @@ class Slot:
     @property
     def persistent(self) -> bool:
         return self.kind in (*PERSISTENT, "packed")
+
+    @property
+    def shares(self) -> bool:
+        """Whether its memory may hold something else at other times: not where the halo is zero from the beginning only."""
+        return self.cleared or self.layout is None or not self.layout.has_halo
 
 
 @dataclass(frozen=True)
@@ -113,13 +121,13 @@ class Program:
             number = inside
         return number
 
-    def lives(self) -> list[tuple[int, Life]]:
-        """Lifetimes of the buffers that are not persistent, in stretches between barriers."""
+    def lives(self, waits: Sequence[bool] | None = None) -> list[tuple[int, Life]]:
+        """Lifetimes of the buffers that are not persistent, in stretches between barriers: all of them, or before those steps only."""
         epoch = 0
         first: dict[int, int] = {}
         last: dict[int, int] = {}
-        for step in self.steps:
-            epoch += step.barrier
+        for step, wait in zip(self.steps, [s.barrier for s in self.steps] if waits is None else waits, strict=True):
+            epoch += wait
             for b in map(self.memory, step.buffers):
                 first.setdefault(b, epoch)
                 last[b] = epoch
@@ -129,7 +137,7 @@ class Program:
                 continue
             start = -1 if slot.kind == "input" else first.get(n, 0)
             end = epoch + 1 if n in self.outputs else last.get(n, 0)
-            found.append((n, Life(slot.bytes, start, end, not (slot.layout is not None and slot.layout.has_halo))))
+            found.append((n, Life(slot.bytes, start, end, slot.shares)))
         return found
 
 
@@ -188,8 +196,8 @@ class _Lowering:
             for eq in t.equations:
                 self._lower(t, eq)
         out.outputs = [out.buffer[t] for t in self.outputs]
-        out.steps = _with_barriers(out.steps, out.memory)
-        out.prepare = _with_barriers(out.prepare, out.memory)
+        out.steps = ordered(out.steps, out.memory)
+        out.prepare = with_barriers(out.prepare, out.memory)
         return out
 
     def _slot(self, slot: Slot) -> int:
@@ -213,7 +221,7 @@ class _Lowering:
         aliases = tuple(n for n, o in enumerate(t.operands) if o is old and eq.read(n))
         dtypes = tuple(o.dtype for o in t.operands)
         steady = tuple(n for n, number in enumerate(numbers) if number in self.ready)
-        task = Task(eq, tuple(layouts), dtypes, self.layout[t], t.dtype, self.out.target, self.exact, aliases, self.out.accuracy, steady)
+        task = Task(eq, tuple(layouts), dtypes, self.layout[t], t.dtype, self.out.target, self.exact, aliases, self.out.accuracy, steady=steady)
         self._emit(t, task, numbers, self.out.buffer[t], t in self.fixed)
 
     def _choice(self, task: Task) -> Choice:
@@ -223,7 +231,7 @@ class _Lowering:
         return self.choices[key]
 
     def _emit(self, t: Tensor, task: Task, numbers: list[int], result: int, fixed: bool) -> None:
-        choice = self._choice(task)
+        choice = self._choice(replace(task, clears=self._clears(result)))
         scratch = [self._slot(Slot("temporary", t.dtype, None, size)) for size in choice.plan.scratch]
         for work in choice.plan.works:
             buffers = tuple(result if a == RESULT else numbers[a] if a >= 0 else scratch[-2 - a] for a in work.arguments)
@@ -235,6 +243,14 @@ class _Lowering:
                 for b in written & set(scratch):
                     self.out.slots[b] = replace(self.out.slots[b], kind="packed")
             (self.out.prepare if ahead else self.out.steps).append(step)
+
+    def _clears(self, result: int) -> bool:
+        """Whether the kernels of a result are to zero its halo: those of its first piece, where no other results lie in it."""
+        slot = self.out.slots[result]
+        if slot.shares or slot.inside is not None or result in (s.inside for s in self.out.slots) or slot.size == (0, 0):
+            return False
+        self.out.slots[result] = replace(slot, cleared=True)
+        return True
 
     def _wants(self, t: Tensor, eq: Equation) -> dict[int, Layout]:
         """Layouts other than the assigned ones with which the contraction or the depthwise schedule would apply."""
@@ -257,9 +273,12 @@ class _Lowering:
             if any(x < n or y < m for (x, y), (n, m) in zip(held.halo, halo, strict=True)):
                 if any(b > 1 and h != (0, 0) for b, h in zip(held.block, halo, strict=True)):
                     continue
-                wants[c.a.slot] = replace(held, halo=halo)
+                wants[c.a.slot] = replace(held, halo=halo, whole=None, at=())
             return wants
-        return wanted(eq, [self.layout[o] for o in t.operands], [o.dtype for o in t.operands], t.dtype, result, lanes)
+        lie, dtypes = tuple(self.layout[o] for o in t.operands), tuple(o.dtype for o in t.operands)
+        if isinstance(lines(Task(eq, lie, dtypes, result, t.dtype, self.out.target, self.exact)), Line):
+            return {}  # they lie well as they are
+        return wanted(eq, lie, dtypes, t.dtype, result, lanes)
 
     def _copy(self, o: Tensor, want: Layout) -> int:
         key = (o, want)
@@ -313,23 +332,3 @@ def in_place(new: Tensor, old: Tensor) -> bool:
                     if a.index != eq.lhs or (eq.reduce is not None and {n for f in a.index for n in f.names} & set(eq.bound)):
                         return False
     return True
-
-
-def _with_barriers(steps: Sequence[Step], memory: Callable[[int], int] = int) -> list[Step]:
-    """Each step with its flag: whether it must wait until all threads have finished what came before."""
-    found: list[Step] = []
-    read: set[int] = set()
-    written: dict[int, Tensor] = {}
-    for step in steps:
-        writes = {memory(b) for b, d in zip(step.buffers, step.kernel.buffers, strict=True) if d.written}
-        reads = {memory(b) for b, d in zip(step.buffers, step.kernel.buffers, strict=True) if not d.written}
-        # pieces of one tensor write different elements of one buffer
-        again = any(written.get(b, step.tensor) is not step.tensor for b in writes)
-        wait = bool(again or reads & written.keys() or writes & read)
-        if wait:
-            read, written = set(), {}
-        read |= reads
-        written |= dict.fromkeys(writes, step.tensor)
-        found.append(replace(step, barrier=wait))
-    return found
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from faltung.codegen import config
 from faltung.graph.errors import FaltungError
@@ -34,7 +35,9 @@ class Target:
 
 AVX2 = "+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe"
 AVX512 = AVX2 + ",+avx512f,+avx512cd,+avx512bw,+avx512dq,+avx512vl,+prfchw"
-HINTS = ("+prfchw",)  # instructions that do nothing where they are not known
+HINTS = ("prfchw",)  # instructions that do nothing where they are not known
+SYSTEM = Path("/proc/cpuinfo")
+LLVMS = {"bmi1": "bmi", "abm": "lzcnt", "pni": "sse3", "3dnowprefetch": "prfchw"}  # what LLVM calls them
 NEON_MACHINES = ("aarch64", "arm64")
 
 TABLE = [
@@ -57,12 +60,29 @@ def named(name: str) -> Target:
 @cache
 def runs_here(row: Target) -> bool:
     """Whether this processor has every feature of the row."""
-    import llvmlite.binding as llvm
-
     if platform.machine() in NEON_MACHINES or row.name == "neon":
         return platform.machine() in NEON_MACHINES and row.name == "neon"
-    have = llvm.get_host_cpu_features()
-    return all(have.get(f[1:], False) for f in row.features.split(",") if f.startswith("+") and f not in HINTS)
+    wanted = {f[1:].replace(".", "") for f in row.features.split(",") if f.startswith("+")}
+    return wanted.difference(HINTS) <= features()
+
+
+@cache
+def features() -> frozenset[str]:
+    """What this processor can do, in LLVM's words without their dots: as the system says, or LLVM where it does not."""
+    if told := about_processor("flags").split():
+        return frozenset(LLVMS.get(word, word).replace("_", "") for word in told)
+    import llvmlite.binding as llvm
+
+    return frozenset(name.replace(".", "") for name, has in llvm.get_host_cpu_features().items() if has)
+
+
+def about_processor(word: str) -> str:
+    """What the system says under this word of its first processor; nothing where it does not."""
+    try:
+        with SYSTEM.open(errors="replace") as lines:
+            return next((value.strip() for name, _, value in (line.partition(":") for line in lines) if name.strip() == word), "")
+    except OSError:
+        return ""
 
 
 @cache

@@ -153,7 +153,8 @@ def sums_known(reads: Iterable[Access], extents: Extents, scope: Scope) -> Known
         known: dict[Expr, Terms] = {}
         for a in reads:
             t = scope.tensors[a.slot]
-            if len(t.equations) == 1 and all(always_inside(f, e, extents) for f, e in zip(a.index, t.shape, strict=True)):
+            whole = len(a.index) == t.rank  # not where axes of extent 1 are left out
+            if whole and len(t.equations) == 1 and all(always_inside(f, e, extents) for f, e in zip(a.index, t.shape, strict=True)):
                 known |= definition(t, a, scope)
         return known
 

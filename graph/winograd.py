@@ -76,6 +76,17 @@ class Filtering:
         return None
 
     @cached_property
+    def shorter(self) -> Filtering:
+        """F(m-1, r) without the point at infinity, which is in the last output alone and alone reads the last input.
+
+        The other rows of G stay as they are: weights that are transformed for m outputs serve m - 1.
+        """
+        found = Filtering(self.m - 1, self.r, tuple(row[:-1] for row in self.a[:-1]), self.g[:-1], tuple(row[:-1] for row in self.b[:-1]))
+        fault = found.fault()
+        assert fault is None, fault
+        return found
+
+    @cached_property
     def amplification(self) -> float:
         """Growth of rounding errors against a direct sum: Σᵢ |Aᵢ|²|Bᵢ|²|Gᵢ|² / (m·r), for independent data of one size."""
         square = [sum(c * c for c in column) for column in zip(*self.a, strict=True)]

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import os
+import platform
 import re
 import stat
 import struct
+import sys
 import tempfile
 import threading
 import time
@@ -174,6 +177,8 @@ def _name(key: bytes | str) -> str:
 
 def _payload(content: bytes, name: str) -> bytes | None:
     """The payload of an entry, or None unless every byte is as it was written."""
+    if len(content) < HEADER.size:
+        return None
     magic, version, key, length, digest = HEADER.unpack_from(content)
     payload = content[HEADER.size:]
     sound = (magic == MAGIC and version == FORMAT and key.hex() == name and length == len(payload)
@@ -233,16 +238,15 @@ def stats() -> Stats:
 
 @functools.cache
 def fingerprint() -> str:
-    """The versions that compiled code depends on beside its own text; a part of every key."""
-    import llvmlite
-    import llvmlite.binding as llvm
+    """What compiled code depends on beside its own text: the compiler and the system; a part of every key.
 
-    try:
-        version = metadata.version("faltung")
-    except metadata.PackageNotFoundError:       # run from a folder that was never installed
-        version = "unknown"
-    return (f"faltung {version}, llvmlite {llvmlite.__version__}, "
-            f"LLVM {'.'.join(map(str, llvm.llvm_version_info))}, {llvm.get_process_triple()}")
+    The compiler is known by its files: who finds all kernels here never loads it.
+    """
+    found = importlib.util.find_spec("llvmlite")
+    folders = [Path(folder) for folder in (found and found.submodule_search_locations) or ()]
+    versions = source(*(str(file) for folder in folders for file in sorted(folder.glob("*.py"))))
+    libraries = [(file.name, file.stat().st_size) for folder in folders for file in sorted(folder.glob("binding/*llvmlite*"))]
+    return f"llvmlite {versions} {libraries}, {sys.platform} {platform.machine()}"
 
 
 @functools.cache
@@ -252,3 +256,14 @@ def source(*files: str) -> str:
     for file in files:
         found.update(hashlib.sha256(Path(file).read_bytes()).digest())
     return found.hexdigest()
+
+
+def written_by(*files: str) -> str:
+    """A hash of what these files of Faltung hold; where there are none to read, as in a zip archive, its version."""
+    try:
+        return source(*files)
+    except OSError:
+        try:
+            return metadata.version("faltung")
+        except metadata.PackageNotFoundError:
+            return "unknown"

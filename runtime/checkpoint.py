@@ -10,8 +10,9 @@ and never a part. A file of weights alone has bare names and is readable by any 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,16 +81,23 @@ def load_weights(path: str | Path) -> State:
     return _part(tensors, WEIGHTS) if metadata.get("format") == FORMAT else tensors
 
 
-def load_one(path: str | Path, name: str) -> Array:
-    """One of the arrays that `load_weights` gives. CheckpointError where that fails."""
+def load_by_name(path: str | Path) -> dict[str, Callable[[], Array]]:
+    """What reads each of the arrays that `load_weights` gives. CheckpointError where that fails, both of them."""
     from safetensors import SafetensorError, safe_open
+
+    def one(key: str) -> Array:
+        try:
+            with safe_open(str(path), framework="np") as file:
+                return np.array(file.get_tensor(key))
+        except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as reason:
+            raise CheckpointError(f"{path}: {key} cannot be read: {reason}") from reason
 
     try:
         with safe_open(str(path), framework="np") as file:
             prefix = WEIGHTS if (file.metadata() or {}).get("format") == FORMAT else ""
-            return np.array(file.get_tensor(prefix + name))
+            return {key.removeprefix(prefix): partial(one, key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as reason:
-        raise CheckpointError(f"{path}: {name} cannot be read: {reason}") from reason
+        raise CheckpointError(f"{path}: cannot be read: {reason}") from reason
 
 
 def contents(path: str | Path) -> tuple[State, dict[str, Any] | None]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from pathlib import Path
 
 from faltung.codegen import emit
 from faltung.codegen.loops import Kernel
 from faltung.codegen.target import Target
-from faltung.runtime import cache, jit
+from faltung.runtime import cache, image, workshop
 
+COMPILING = [str(Path(__file__).with_name(name)) for name in ("compiler.py", "image.py")]  # what becomes of a kernel's text
 PLACEHOLDER = "kernel"  # every schedule calls its kernel so; the symbol is a hash of the code
 
 
@@ -23,42 +25,62 @@ class Compiled(Kernel):
 class Code:
     """Loaded machine code; lives as long as this object."""
 
-    def __init__(self, library: jit.Library | None, symbols: dict[int, str], compiled: int) -> None:
+    def __init__(self, library: image.Library, symbols: dict[int, str], compiled: int) -> None:
         self.library, self._symbols = library, symbols
         self.compiled = compiled  # how many kernels were not in the cache
 
+    def symbol(self, kernel: Kernel) -> str:
+        """The name of the kernel's code: equal for equal code only."""
+        return self._symbols[id(kernel)]
+
     def address(self, kernel: Kernel) -> int:
         """Where the kernel's code is."""
-        assert self.library is not None
-        return self.library.address(self._symbols[id(kernel)])
+        return self.library.address(self.symbol(kernel))
 
 
 def build(kernels: Iterable[Kernel], target: Target) -> Code:
     """Machine code of the kernels. Raises CompileError when LLVM refuses one."""
-    images: dict[str, bytes] = {}
+    images: dict[str, bytes | None] = {}
+    texts: dict[str, str] = {}
     symbols: dict[int, str] = {}
-    compiled = 0
+
+    def known(symbol: str) -> bool:
+        if symbol not in images:
+            images[symbol] = cache.get(symbol)
+        return images[symbol] is not None or symbol in texts
+
     for kernel in {id(k): k for k in kernels}.values():
-        text = ""
         symbol = kernel.symbol if isinstance(kernel, Compiled) else ""
-        image = images.get(symbol) or (cache.get(symbol) if symbol else None)
-        if image is None:
+        if not (symbol and known(symbol)):
             symbol, text = named(kernel, target)
-            image = images.get(symbol) or cache.get(symbol)
-        if image is None:
-            image = jit.compile_module(text, target)
-            cache.put(symbol, image)
-            compiled += 1
-        symbols[id(kernel)], images[symbol] = symbol, image
-    library = jit.load(list(images.values())) if images else None
-    return Code(library, symbols, compiled)
+            if not known(symbol):
+                texts[symbol] = text
+        symbols[id(kernel)] = symbol
+    found = [each for each in images.values() if each is not None]
+    return Code(image.load([*found, *_compiled(texts, target)]), symbols, len(texts))
+
+
+def machine_code(text: str, target: Target) -> bytes:
+    """The image of LLVM IR text, from the cache or compiled now. Raises CompileError when LLVM refuses it."""
+    key = _key(text, target)
+    return cache.get(key) or _compiled({key: text}, target)[0]
+
+
+def _compiled(texts: Mapping[str, str], target: Target) -> list[bytes]:
+    """The images of texts, which are kept in the cache under their keys."""
+    images = workshop.images(list(texts.values()), target)
+    for key, each in zip(texts, images, strict=True):
+        cache.put(key, each)
+    return images
 
 
 def named(kernel: Kernel, target: Target) -> tuple[str, str]:
-    """The symbol of a kernel's code, under which the cache keeps it, and its text as LLVM IR.
-
-    The symbol is a hash of all that the code depends on: the text, the target, the versions, and how it is compiled.
-    """
+    """The symbol of a kernel's code, under which the cache keeps it, and its text as LLVM IR."""
     text = emit.module([kernel], target)
-    symbol = "k" + sha256(f"{target!r} {cache.fingerprint()} {cache.source(jit.__file__)}\n{text}".encode()).hexdigest()[:32]
+    symbol = _key(text, target)
     return symbol, text.replace(f'@"{PLACEHOLDER}"', f'@"{symbol}"').replace(f'@"{PLACEHOLDER}.', f'@"{symbol}.')
+
+
+def _key(text: str, target: Target) -> str:
+    """A hash of all that the code depends on: the text, the target, the compiler, and how it is used."""
+    return "k" + sha256(f"{target!r} {cache.fingerprint()} {cache.written_by(*COMPILING)}\n{text}".encode()).hexdigest()[:32]

@@ -32,7 +32,6 @@ class Driver:
     halt: Callable[[int], None]
     clock: Callable[[], int]
     idle: Callable[[int, int | None], None]
-    library: object
 
 
 _PTR, _I64, _I32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
@@ -52,23 +51,17 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 def load() -> Driver:
     """The driver for this machine, compiled once and kept in the kernel cache.  Raises CompileError."""
     from faltung.codegen import target as targets
-    from faltung.runtime import cache, jit
+    from faltung.runtime import code, image
 
-    target = targets.host()
-    ir = native.text(platform.machine())
-    key = f"driver\n{cache.fingerprint()}\n{target!r}\n{ir}"
-    image = cache.get(key)
-    if image is None:
-        image = jit.compile_module(ir, target)
-        cache.put(key, image)
-    library = jit.load([image])
+    library = image.load([code.machine_code(native.text(platform.machine()), targets.host())])
     functions: dict[str, Any] = {}
     for name, (result, *arguments) in _SIGNATURES.items():
         address = library.address(f"faltung_{name}")
         if not address:
             raise CompileError(f"the driver was loaded but has no function faltung_{name}")
         functions[name] = ctypes.CFUNCTYPE(result, *arguments)(address)
-    return Driver(**functions, library=library)
+        functions[name].library = library  # threads may load twice at once: the code stays as long as one function of it
+    return Driver(**functions)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ cannot be measured, or is far from what such a machine should do, is taken from 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import threading
 from dataclasses import asdict, fields, replace
@@ -20,9 +21,9 @@ from pathlib import Path
 from faltung.codegen.choose import Choice, choose
 from faltung.codegen.machine import Machine, typical
 from faltung.codegen.schedules.task import Task
-from faltung.codegen.target import Target, host
+from faltung.codegen.target import Target, about_processor, host
 from faltung.graph.errors import FaltungError
-from faltung.runtime import cache
+from faltung.runtime import bandwidth, cache, peak
 from faltung.runtime.bandwidth import streaming
 from faltung.runtime.peak import Peak
 from faltung.runtime.recall import recall
@@ -33,6 +34,7 @@ PASSES = 4  # through memory
 LEAST, MOST = 64 << 20, 512 << 20  # bytes that are read in a pass; four times the caches if that lies between
 BELIEVED = 16  # times more or less than what is typical
 SYSTEM = Path("/sys/devices/system/cpu/cpu0/cache")
+MEASURING = (__file__, peak.__file__, bandwidth.__file__)
 
 
 def machine() -> Machine:
@@ -64,11 +66,19 @@ def _kept(target: Target) -> Machine:
 _measuring = threading.Lock()
 
 
+def _after_fork() -> None:
+    global _measuring
+    _measuring = threading.Lock()  # another thread may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def about(target: Target) -> str:
     """Which machine this is: what measurements are kept for."""
-    import llvmlite.binding as llvm
-
-    return f"{_processor()}, {llvm.get_host_cpu_name()}, {processors()} cores, {target!r}, {cache.fingerprint()}"
+    model = about_processor("model name") or about_processor("CPU part") or platform.processor()
+    return f"{model}, {processors()} cores, {target!r}, {cache.written_by(*MEASURING)}, {cache.fingerprint()}"
 
 
 def read(text: bytes | None, target: Target) -> Machine | None:
@@ -118,15 +128,6 @@ def caches() -> tuple[int, int, int]:
         except (OSError, ValueError):
             continue
     return found[1], found[2], found[3]
-
-
-def _processor() -> str:
-    """The processor's name, as the system has it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _steady(rates: list[float]) -> float:

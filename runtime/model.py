@@ -1,6 +1,6 @@
 """A compiled program bound to memory: check the arguments, copy them in, run, copy the results out.
 
-Two arenas: one for parameters, states, constants and what is derived from them, made once; one for inputs and
+Three arenas: one for parameters, states and constants, one for what is derived from them, made once; one for inputs and
 temporaries, made for the largest batch so far. Parameters are shared with the user through `Tensor.version`: a
 model fetches a value that somebody else changed, lends out a value that it changed itself, and keeps for the network
 what it holds in every bit.
@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from faltung.codegen.buffers import place
-from faltung.codegen.program import Program, Slot, Step
+from faltung.codegen.program import Program, Step
 from faltung.graph.errors import DTypeError, ShapeError
 from faltung.graph.index import Batch
 from faltung.graph.tensor import FLOATS, Tensor, changes
 from faltung.runtime import code, plan, threads
 from faltung.runtime.memory import Arena
+from faltung.runtime.reached import reached
 from faltung.runtime.stages import stages
+from faltung.runtime.waits import waits
 
 if TYPE_CHECKING:
     from faltung.runtime import fusion, profile
@@ -34,9 +36,9 @@ VIEWS = 1024  # kept at most, for many batch sizes
 
 
 class Memory:
-    """Buffers of a program in two arenas, and the plans that run on them.
+    """Buffers of a program in three arenas, and the plans that run on them.
 
-    What only the preparation touches is in neither: it has memory of its own, while it runs (stages.py).
+    What only the preparation touches is in none: it has memory of its own, while it runs (stages.py).
     """
 
     def __init__(self, program: Program, machine_code: code.Code, origins: Mapping[Tensor, Tensor]) -> None:
@@ -44,14 +46,18 @@ class Memory:
         self.capacity = -1  # largest batch that the temporaries' arena holds
         self.offsets: dict[int, int] = {}
         self.stages = stages(program)
-        total = 0
+        self.uses = reached(program, machine_code)
+        self.given = {program.buffer[t] for t in program.held}
+        totals = [0, 0]
         for n, slot in enumerate(program.slots):
             if slot.persistent and n not in self.stages.offsets:
-                self.offsets[n] = total
-                total += -(-slot.bytes[0] // 64) * 64 + 64
-        self.kept = Arena(max(total, 64))
+                which = n in self.given
+                self.offsets[n] = totals[which]
+                totals[which] += -(-slot.bytes[0] // 64) * 64 + 64
+        self.made, self.held = (Arena(max(total, 64)) for total in totals)
         self.passing = Arena(64)
         self.main: plan.Plan | None = None
+        self._stretches = [s.barrier for s in program.steps]
         self._logical: dict[tuple[int, int], Array | None] = {}  # buffer and batch size → view of its memory
 
     def fit(self, batch: int) -> None:
@@ -60,12 +66,25 @@ class Memory:
             return
         lives = self.program.lives()
         offsets, total = place([life for _, life in lives], batch)
+        barriers = [s.barrier for s in self.program.steps]
+        alone = self._alone()
+        fewer = self.program.lives(alone)
+        if (found := place([life for _, life in fewer], batch))[1] <= total:  # memory is dearer than barriers
+            lives, (offsets, total) = fewer, found
+            barriers = [barrier or wait for barrier, wait in zip(barriers, alone, strict=True)]
+        self._stretches = barriers  # between these, no two kernels meet in a buffer or in memory that buffers share
         self.passing = Arena(max(total, 64))
         self.offsets |= {n: at for (n, _), at in zip(lives, offsets, strict=True)}
         self.offsets |= {n: self.offsets[self.program.memory(n)] for n, slot in enumerate(self.program.slots) if slot.inside is not None}
         self.capacity = batch
         self._logical.clear()
         self.main = self._plan(self.program.steps, None)
+
+    def _alone(self) -> list[bool]:
+        """Where one image needs a barrier when no two buffers share memory."""
+        steps = [plan.Step(1, s.buffers, s.kernel.units, s.barrier, 0, uses) for s, uses in zip(self.program.steps, self.uses, strict=True)]
+        apart = [self.program.memory(n) << 40 for n in range(len(self.program.slots))]
+        return waits(plan.calls(steps) or [], apart, max(2, threads.threads()), 1)
 
     def prepare(self, values: Mapping[int, Value]) -> None:
         """Compute what depends on constants and parameters only, given those that are not held, by buffer."""
@@ -78,23 +97,31 @@ class Memory:
             threads.run(self._plan(stage.steps, staging), 0)
 
     def _plan(self, steps: Sequence[Step], staging: Arena | None) -> plan.Plan:
-        def address(number: int, slot: Slot) -> int:
+        def address(number: int) -> int:
             if number in self.stages.offsets:
-                return self.kept.pointer() if staging is None else staging.pointer(self.stages.offsets[number])  # no run touches it
-            return self._arena(slot).pointer(self.offsets[number])
+                return self.made.pointer() if staging is None else staging.pointer(self.stages.offsets[number])  # no run touches it
+            return self._arena(number).pointer(self.offsets[number])
 
-        addresses = [address(n, s) for n, s in enumerate(self.program.slots)]
-        calls = [plan.Step(self.code.address(s.kernel), s.buffers, s.kernel.units, s.barrier, s.kernel.offsets[-1]) for s in steps]
-        return plan.Plan(calls, addresses, (self.code, self.kept, self.passing, staging))
+        addresses = [address(n) for n in range(len(self.program.slots))]
+        uses = self.uses if staging is None else [None] * len(steps)
+        barriers = self._stretches if staging is None else [s.barrier for s in steps]
+        calls = [
+            plan.Step(self.code.address(s.kernel), s.buffers, s.kernel.units, barrier, s.kernel.offsets[-1], u)
+            for s, barrier, u in zip(steps, barriers, uses, strict=True)
+        ]
+        return plan.Plan(calls, addresses, (self.code, self.held, self.made, self.passing, staging))
 
-    def _arena(self, slot: Slot) -> Arena:
-        return self.kept if slot.persistent else self.passing
+    def _arena(self, number: int) -> Arena:
+        number = self.program.memory(number)
+        if not self.program.slots[number].persistent:
+            return self.passing
+        return self.held if number in self.given else self.made
 
     def flat(self, number: int, batch: int) -> Array:
         """The memory of a buffer as a flat array."""
         slot = self.program.slots[number]
         count = slot.size[0] + slot.size[1] * batch
-        return self._arena(slot).view(self.offsets[number], slot.dtype, count)
+        return self._arena(number).view(self.offsets[number], slot.dtype, count)
 
     def write(self, number: int, value: Array, batch: int) -> None:
         """Copy a logical array into a buffer."""
@@ -114,7 +141,7 @@ class Memory:
         return layout.read(self.flat(number, batch), batch)
 
     def keeper(self, number: int) -> Callable[[], Array]:
-        """Copies a persistent buffer out. It outlives the model, of which it holds on to the arena alone."""
+        """Copies a persistent buffer out. It outlives the model, of which it holds on to one arena."""
         layout, flat = self.program.slots[number].layout, self.flat(number, 0)
         assert layout is not None
         return partial(layout.read, flat, 0)
@@ -214,6 +241,12 @@ class Model:
         """The largest batch run so far; 0 before the first run and for models without an open batch."""
         return max(0, self._memory.capacity)
 
+    @property
+    def barriers(self) -> tuple[bool, ...]:
+        """Before which kernels the threads of the last run waited for each other; those of the program before the first run."""
+        main = self._memory.main
+        return tuple(s.barrier for s in self.program.steps) if main is None else main.barriers
+
     def measure(self, arguments: Mapping[str, Any], runs: int, before: Callable[[], float]) -> tuple[int, list[tuple[Array, float]]]:
         """Run the model on arguments by name, each time after calling `before`; parameters and states stay what they are.
 
@@ -223,8 +256,8 @@ class Model:
         arrays = [self._checked(t, arguments[t.name]) for t in self._inputs]
         batch, found = self._batch(arrays), []
         with self._bound(arrays, batch):
-            kept = self._memory.kept.view(0, "uint8", self._memory.kept.capacity)
-            saved = kept.copy() if self._updated else kept
+            held = self._memory.held.view(0, "uint8", self._memory.held.capacity)
+            saved = held.copy() if self._updated else None
             try:
                 for _ in range(runs):
                     given = before()
@@ -232,7 +265,8 @@ class Model:
                     assert self._memory.main is not None
                     found.append((threads.pool().measure(self._memory.main, batch), given))
             finally:
-                kept[:] = saved
+                if saved is not None:
+                    held[:] = saved
         return batch, found
 
     # ---- arguments ----

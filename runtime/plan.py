@@ -10,7 +10,9 @@ import numpy as np
 
 from faltung.graph.errors import FaltungError
 from faltung.runtime.memory import Arena
+from faltung.runtime.waits import Call, Use, waits
 
+SETTLED = 256             # kept at most, for many batch sizes
 MOST_WORK = 1 << 48       # units in one kernel: total * threads stays inside 64 bits
 
 
@@ -35,14 +37,15 @@ class Header(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One kernel call of a plan: its address, the buffers it takes (as indices), its work, whether it must wait, and the
-    bytes of private memory that each thread needs for it."""
+    """One kernel call of a plan: its address, the buffers it takes (as indices), its work, whether it must wait, the
+    bytes of private memory that each thread needs for it, and what its units reach, where that is known."""
 
     kernel: int
     buffers: tuple[int, ...]
     total: tuple[int, int]
     barrier: bool = True
     private: int = 0
+    uses: tuple[Use, ...] | None = None
 
 
 class Plan:
@@ -50,7 +53,8 @@ class Plan:
 
     `buffers[i]` is the address of buffer i, or None while it is still to be bound (an input, say).  `keep` holds what
     must outlive the plan: the loaded code, the arena.  A plan is not safe to bind or run from two threads at once when
-    its buffers are shared: whoever owns the buffers owns that lock.
+    its buffers are shared: whoever owns the buffers owns that lock.  Where it is known what all its steps reach, barriers
+    that nothing needs are left out, for the threads and the batch of a run (`settle`).
     Raises PlanError for a step that names no kernel, a missing buffer, or negative work.
     """
 
@@ -59,11 +63,15 @@ class Plan:
         self.keep = tuple(keep)
         self.unbound = {i for i, address in enumerate(buffers) if not address}
         self.most = min((_most_batch(k, step, len(buffers)) for k, step in enumerate(self.steps)), default=MOST_WORK)
-        uses = [b for step in self.steps for b in step.buffers]
+        taken = [b for step in self.steps for b in step.buffers]
         self._places: list[list[int]] = [[] for _ in buffers]
-        for place, b in enumerate(uses):
+        for place, b in enumerate(taken):
             self._places[b].append(place)
-        self._pointers = np.array([buffers[b] or 0 for b in uses] or [0], np.uint64)
+        self._pointers = np.array([buffers[b] or 0 for b in taken] or [0], np.uint64)
+        self._addresses = [address or 0 for address in buffers]
+        self._calls = calls(self.steps)
+        self._settled: dict[tuple[int, int], list[bool]] = {}
+        self._for = (0, 0)
         self._records = (Record * len(self.steps))()
         place = int(self._pointers.ctypes.data)
         for record, step in zip(self._records, self.steps, strict=True):
@@ -83,8 +91,10 @@ class Plan:
             raise PlanError(f"buffer {buffer} of a plan with {len(self._places)} buffers")
         if address <= 0:
             raise PlanError(f"buffer {buffer} cannot be at address {address}")
-        self._pointers[self._places[buffer]] = address
+        self._pointers[self._places[buffer]] = self._addresses[buffer] = address
         self.unbound.discard(buffer)
+        self._settled.clear()
+        self._for = (0, 0)
 
     def check(self, n: int) -> None:
         """Raise PlanError unless the plan can run with batch extent n."""
@@ -92,6 +102,23 @@ class Plan:
             raise PlanError(f"buffers {sorted(self.unbound)} of {len(self._places)} are not bound to memory")
         if not 0 <= n <= self.most:
             raise PlanError(f"batch extent {n} is outside 0..{self.most}, what the kernels of this plan can count")
+
+    @property
+    def barriers(self) -> tuple[bool, ...]:
+        """Before which steps threads wait for each other, as last settled."""
+        return tuple(bool(record.barrier) for record in self._records)
+
+    def settle(self, threads: int, n: int) -> None:
+        """Let only those barriers stand that a run of so many threads with batch extent n needs."""
+        if self._for == (threads, n) or self._calls is None:
+            return
+        if (threads, n) not in self._settled:
+            if len(self._settled) >= SETTLED:
+                self._settled.clear()
+            self._settled[threads, n] = waits(self._calls, self._addresses, threads, n)
+        for record, wait in zip(self._records, self._settled[threads, n], strict=True):
+            record.barrier = wait
+        self._for = (threads, n)
 
     def reserve(self, threads: int) -> None:
         """Have private memory for so many threads, for a run that comes next."""
@@ -106,6 +133,18 @@ class Plan:
             raise PlanError(f"ticks must be contiguous int64 (threads, {len(self.steps)}, 2), "
                             f"not {ticks.dtype} {ticks.shape}")
         self._header.ticks = None if ticks is None else ticks.ctypes.data
+
+
+def calls(steps: Sequence[Step]) -> list[Call] | None:
+    """The steps as calls of which it is known what they reach; None where it is not known of all."""
+    found: list[Call] = []
+    stretch = 0
+    for step in steps:
+        stretch += step.barrier
+        if step.uses is None:
+            return None
+        found.append(Call(step.total, step.uses, stretch))
+    return found
 
 
 def _most_batch(k: int, step: Step, buffers: int) -> int:

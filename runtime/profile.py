@@ -46,6 +46,7 @@ class Row:
 
     seconds    of the slowest thread
     wait       at the barrier before the kernel, mean of the threads
+    barrier    whether there is one: none where each thread goes on with what it alone has touched
     share      of the multiply-add peak of all threads
     bytes      when every element is moved once
     refused    schedules that were asked before, with their reasons
@@ -61,6 +62,7 @@ class Row:
     bytes: int
     seconds: float
     wait: float
+    barrier: bool
     share: float
 
     @property
@@ -76,11 +78,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Sample:
-    """Runs of a model: ticks (runs, threads, kernels, 2: waiting, working) in seconds, and the peak before each run."""
+    """Runs of a model: ticks (runs, threads, kernels, 2: waiting, working) in seconds, the peak before each run, and which
+    kernels had a barrier before them."""
 
     batch: int
     ticks: Array
     peaks: Array
+    barriers: tuple[bool, ...]
 
     @property
     def working(self) -> Array:
@@ -105,6 +109,8 @@ class Profile:
     runs: int
     peak: float  # flops a second of all threads together, the median of what was measured
     prepared: int  # kernels that run once after a parameter changes, not in every run
+    barriers: int  # between the kernels of a run
+    left_out: int  # barriers between kernels that share a buffer, of which no thread needs what another has touched
 
     @property
     def seconds(self) -> float:
@@ -143,6 +149,8 @@ class Profile:
         text = [_line(line, widths) for line in (head, tuple("-" * w for w in widths), *lines, total)]
         about = f"batch {self.batch}, {self.threads} thread{'s' * (self.threads != 1)}, median of {self.runs} runs; "
         about += f"peak {self.peak / 1e9:.0f} GFLOP/s measured between them"
+        if self.threads > 1:
+            about += f"; {self.barriers} barriers, {self.left_out} left out"
         if self.prepared:
             about += f"; {self.prepared} kernels run only after parameters change"
         return "\n".join([about, "", *text, "", *_equations(self.rows)])
@@ -152,7 +160,7 @@ def _cells(r: Row) -> tuple[str, ...]:
     timed = r.seconds > 0
     return (
         f"{r.number}", r.recognised, r.schedule, f"{r.flops / 1e6:.2f}", f"{r.bytes / 1e6:.2f}",
-        f"{1e3 * r.seconds:.3f}" if timed else "–", f"{1e3 * r.wait:.3f}" if timed else "–",
+        f"{1e3 * r.seconds:.3f}" if timed else "–", f"{1e3 * r.wait:.3f}" if timed and r.barrier else "–",
         f"{r.rate / 1e9:.1f}" if timed else "–", f"{r.bandwidth / 1e9:.1f}" if timed else "–",
         f"{100 * r.share:.1f}" if r.share else "–",
     )  # fmt: skip
@@ -165,7 +173,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def _equations(rows: Sequence[Row]) -> list[str]:
     """What each kernel computes; then why schedules that were asked before did not apply, each reason once."""
-    parts = [r for r in rows if r.recognised == SUM_OF_PARTS]  # their equation stands one line above
+    parts = [r for r in rows if r.recognised == SUM_OF_PARTS]  # their equation stands above
     lines = [f"{r.number:>3}  {r.result}: {r.equation}" for r in rows if r not in parts]
     refusals: dict[tuple[str, str], list[str]] = {}
     for r in rows:
@@ -202,7 +210,7 @@ def sample(model: Model, arguments: Mapping[str, Any], runs: int | None = None) 
         spent = float(trial[-1][0].sum(axis=(-2, -1)).max())
         runs = int(np.clip(SECONDS / max(spent, 1e-6), LEAST, MOST))
     batch, found = model.measure(values, runs, gauge.measure)
-    return Sample(batch, np.array([ticks for ticks, _ in found]), np.array([rate for _, rate in found]))
+    return Sample(batch, np.array([ticks for ticks, _ in found]), np.array([rate for _, rate in found]), model.barriers)
 
 
 def _arguments(model: Model, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,11 +260,14 @@ def of(program: Program, found: Sample) -> Profile:
             Row(
                 number=n, result=label(step.tensor), equation=str(step.equation), recognised=recognised(step),
                 schedule=step.schedule, refused=step.refused, flops=price.flops, bytes=price.bytes,
-                seconds=float(np.median(seconds)), wait=float(np.median(waiting[:, n])), share=share,
+                seconds=float(np.median(seconds)), wait=float(np.median(waiting[:, n])),
+                barrier=found.barriers[n], share=share,
             )
         )  # fmt: skip
     runs, threads = found.ticks.shape[:2]
-    return Profile(tuple(rows), found.batch, threads, runs, float(np.median(found.peaks)), len(program.prepare))
+    standing = sum(found.barriers)
+    left_out = sum(s.barrier for s in program.steps) - standing
+    return Profile(tuple(rows), found.batch, threads, runs, float(np.median(found.peaks)), len(program.prepare), standing, left_out)
 
 
 def label(t: Tensor) -> str:
@@ -346,6 +357,6 @@ def assembly(program: Program, what: str | None = None) -> str:
 
 def _chosen(program: Program, what: str | None) -> list[tuple[str, Step]]:
     """Kernels with a heading: number, result, equation and schedule."""
-    silent = of(program, Sample(1, np.zeros((1, 1, len(program.steps), 2)), np.zeros(1)))
+    silent = of(program, Sample(1, np.zeros((1, 1, len(program.steps), 2)), np.zeros(1), tuple(s.barrier for s in program.steps)))
     rows = (silent if what is None else silent.only(what)).rows
     return [(f"{r.number}  {r.result}: {r.equation}  [{r.schedule}]", program.steps[r.number]) for r in rows]

@@ -25,7 +25,7 @@ from faltung.codegen.machine import Machine
 from faltung.codegen.schedules.task import Plan, Task, Work
 from faltung.graph.expr import Expr
 from faltung.graph.index import Batch as Open
-from faltung.runtime import cache, code, jit
+from faltung.runtime import cache, code
 
 ASKED = b"asked"  # the entry of a task for which the machine matters
 MARGIN = 10.0  # seconds: reading takes a moment, and clocks of files are coarse
@@ -87,7 +87,7 @@ def source() -> str | None:
     """A hash of the source that choices depend on; None where it may not be the source that runs."""
     folders = [Path(folder) for package in (graph, codegen) for folder in package.__path__]
     files = sorted(file for folder in folders for file in folder.rglob("*.py"))
-    names = [__file__, code.__file__, jit.__file__, *map(str, files)]
+    names = [__file__, code.__file__, *code.COMPILING, *map(str, files)]
     try:
         if not files or max(Path(name).stat().st_mtime for name in names) > graph.READ - MARGIN:
             return None

@@ -54,5 +54,5 @@ def stages(program: Program) -> Stages:
     if steps:
         found.append(Stage(tuple(steps), tuple(fills)))
     lives: Sequence[int] = sorted(first)
-    offsets, size = place([Life(program.slots[b].bytes, first[b], last[b]) for b in lives], 0)
+    offsets, size = place([Life(program.slots[b].bytes, first[b], last[b], program.slots[b].shares) for b in lives], 0)
     return Stages(tuple(found), dict(zip(lives, offsets, strict=True)), size)

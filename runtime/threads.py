@@ -67,6 +67,7 @@ class Pool:
         plan.check(n)
         plan.reserve(self.count)
         if self.count == 1:
+            plan.settle(1, n)
             driver.load().alone(plan.address, n)
             return
         with self._lock:
@@ -82,6 +83,7 @@ class Pool:
             plan.measure_into(ticks)
             try:
                 if self.count == 1:
+                    plan.settle(1, n)
                     driver.load().alone(plan.address, n)
                 else:
                     self._run(plan, n)
@@ -99,6 +101,7 @@ class Pool:
     def _run(self, plan: Plan, n: int) -> None:
         if not self._state:
             self._start()
+        plan.settle(1 + len(self._gates), n)
         patience = 0
         while self._dispatch(self._state, plan.address, n, patience):
             for gate in self._gates:

@@ -17,7 +17,6 @@ from faltung.codegen.program import Program
 from faltung.codegen.target import Target
 from faltung.graph.pipeline import Pass, listing
 from faltung.graph.tensor import Tensor, topological
-from faltung.runtime import jit
 
 
 class Trace:
@@ -48,6 +47,8 @@ class Trace:
         for step in steps if self.level >= 3 else ():
             self._say(f"\n# {step.equation}\n# {step.schedule}\n{show.text(step.kernel)}")
             if self.level >= 4:
+                from faltung.runtime import jit
+
                 self._say(jit.assembly(emit.module([step.kernel], target), target))
 
     def _say(self, text: str) -> None:

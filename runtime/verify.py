@@ -17,7 +17,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from math import prod
 from typing import Any
 
@@ -27,6 +26,7 @@ from faltung.codegen import interpret
 from faltung.codegen.choose import Chooser
 from faltung.codegen.element import PRIME
 from faltung.codegen.loops import Kernel
+from faltung.codegen.order import by_equation
 from faltung.codegen.program import Program, Slot, Step, lower
 from faltung.codegen.target import Target, host
 from faltung.graph.equation import Equation
@@ -34,7 +34,7 @@ from faltung.graph.errors import ShapeError
 from faltung.graph.index import Batch, Extent
 from faltung.graph.pipeline import optimise
 from faltung.graph.tensor import FLOATS, Tensor, topological
-from faltung.runtime import code, jit
+from faltung.runtime import code, image
 from faltung.runtime.facts import measured
 from faltung.runtime.model import Model
 from faltung.runtime.residues import evaluate
@@ -143,26 +143,26 @@ class Verification:
 
     def lines(self) -> Iterator[Line]:
         """A line for every equation, in the order in which they run; what is left out comes last."""
-        ahead = {key: list(group) for key, group in groupby(self.program.prepare, key=_equation)}
+        ahead = {_equation(group[0]): group for group in by_equation(self.program.prepare)}
         later = {_equation(s) for s in self.program.steps}
         for key, group in ahead.items():
             if key not in later:
                 yield self._check(group)
-        for key, rest in groupby(self.program.steps, key=_equation):  # transformed weights go with what reads them
-            yield self._check([*ahead.get(key, ()), *rest])
+        for rest in by_equation(self.program.steps):  # transformed weights go with what reads them
+            yield self._check([*ahead.get(_equation(rest[0]), ()), *rest])
         for t, eq, reason in self.program.left_out:
             yield Line(str(eq), t.op, LEFT_OUT, 0, reason)
 
     # ---- memory ----
 
     def _memory(self, slot: Slot) -> Array:
-        """Garbage with a margin on both sides; the halo, if there is one, is zero."""
+        """Garbage with a margin on both sides; a halo that no kernel is to zero is zero."""
         kind = np.dtype(np.int64 if slot.dtype in FLOATS else slot.dtype)
         count = slot.size[0] + slot.size[1] * self.batch
         whole = np.full(count + 2 * MARGIN, _canary(kind), kind)
         flat = whole[MARGIN : MARGIN + count]
         flat[:] = self.random.integers(0, 2 if kind.kind == "b" else PRIME, count).astype(kind)
-        if slot.layout is not None and slot.layout.has_halo:
+        if not slot.shares:
             flat[self._halo(slot)] = 0
         return whole
 
@@ -234,7 +234,7 @@ class Verification:
     def _run(self, kernel: Kernel, arrays: Sequence[Array]) -> None:
         """The kernel in unequal parts of its parallel range, the last part first."""
         pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
-        entry = jit.ENTRY(self.code.address(kernel))
+        entry = image.ENTRY(self.code.address(kernel))
         own = np.full(kernel.offsets[-1] // 8, 77)
         total = int(interpret.Machine({}, self.batch).value(kernel.total))
         cuts = sorted({total * c // CUTS[-1] for c in CUTS})
@@ -250,14 +250,14 @@ class Verification:
         return f"{place} is {got[at]}, the equation gives {expected[at]}; {len(wrong)} of {got.size} elements are wrong"
 
     def _outside(self, numbers: set[int]) -> Iterator[str]:
-        """What a kernel has written where it must not: around its buffers, and into a halo."""
+        """What a kernel has written where it must not: around its buffers, and anything but 0 into a halo."""
         for n in sorted({self.program.memory(n) for n in numbers}):
             slot, whole = self.program.slots[n], self.whole[n]
             edges = np.concatenate([whole[:MARGIN], whole[whole.size - MARGIN :]])
             if np.any(edges != _canary(edges.dtype)):
                 yield f"memory around {self._name(n)} was written to"
             if slot.layout is not None and slot.layout.has_halo and np.any(self._flat(n)[self._halo(slot)]):
-                yield f"the halo of {self._name(n)} was written to"
+                yield f"the halo of {self._name(n)} is not zero"
 
     def _name(self, number: int) -> str:
         t = self.program.slots[number].tensor

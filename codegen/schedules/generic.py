@@ -21,6 +21,7 @@ from math import prod
 
 from faltung.codegen import loops
 from faltung.codegen.builder import Builder
+from faltung.codegen.lanes import FARTHEST, store_apart
 from faltung.codegen.layout import Layout, Place, value_of, within
 from faltung.codegen.loops import Expr, Int, Reg
 from faltung.codegen.lower import Lowering, Memory, follows, neutral_of, scalar_places
@@ -142,7 +143,7 @@ def _nest(task: Task, part: tuple[str, str] | None = None) -> Work:
             places[d.index] = _place(k.let(number, d.index), d)
         for d in inner:
             count: Expr | int = k.cdiv(k.N, d.block) if d.count is None else k.N if isinstance(d.count, Batch) else d.count
-            places[d.index] = _place(stack.enter_context(k.loop(d.index, 0, count)), d)
+            places[d.index] = _place(Int(0) if d.count == 1 else stack.enter_context(k.loop(d.index, 0, count)), d)
         _body(task, k, memory, out, places, lane, lanes, free_lane, part)
     return Work(k.finish(), (*task.used, RESULT), "generic")
 
@@ -179,42 +180,63 @@ def _parallel(dims: list[Dim]) -> tuple[list[Dim], list[Dim]]:
 
 
 def _lane(task: Task, part: tuple[str, str] | None) -> str | None:
-    """The index whose values become lanes: contiguous in the result, else contiguous in a read and reduced."""
+    """The index whose values become lanes: close together in the result, else in a read and reduced.
+
+    What is reduced comes first where it fills a vector and the other would gather its lanes from all over an operand.
+    """
+    kept, summed = next(_kept_lanes(task, part), None), next(_summed_lanes(task, part), None)
+    if kept is None or summed is None:
+        return kept or summed
+    extent = task.equation.extent[summed]
+    wide = isinstance(extent, Batch) or extent >= task.lanes
+    return summed if wide and _gathers(task, kept) and not _gathers(task, summed) else kept
+
+
+def _possible(task: Task, i: str) -> bool:
+    """Whether all reads can be made with index i as the lanes."""
     eq = task.equation
-    places = dict(scalar_places(eq.extent))
-    reads = eq.accesses
-    singled = {i: label for i, label in labels(eq, task.dtypes).items() if i in eq.bound}
-    scalars = {*singled, *(n for label in singled.values() for form in label.index for n in form.names)}
+    singled = {v: label for v, label in labels(eq, task.dtypes).items() if v in eq.bound}
+    if i in {*singled, *(n for label in singled.values() for form in label.index for n in form.names)}:
+        return False  # an address that a label gives is that of all lanes
+    return task.lanes > 1 and follows(eq.accesses, task.operands, i, _along(task, i), task.lanes) is None
 
-    def possible(i: str) -> bool:
-        if i in scalars:  # an address that a label gives is that of all lanes
-            return False
-        split = dict(places) | {i: Place.split(Int(0), Int(0), task.lanes)}
-        return task.lanes > 1 and follows(reads, task.operands, i, split, task.lanes) is None
 
-    for axis, form in enumerate(eq.lhs):
-        i = form.names[0] if len(form.names) == 1 else None
-        if i is None or (part is not None and i == part[1]):  # the bounds of a part's loop are scalars
+def _along(task: Task, i: str) -> dict[str, Place]:
+    """Places at which index i counts lanes."""
+    return scalar_places(task.equation.extent) | {i: Place.split(Int(0), Int(0), task.lanes)}
+
+
+def _gathers(task: Task, i: str) -> bool:
+    """Whether lanes along index i are far apart in a read."""
+    steps = [task.operands[a.slot].lane_stride(a.index, i, _along(task, i)) for a in task.equation.accesses]
+    return any(step is None or not 0 <= step <= FARTHEST for step in steps)
+
+
+def _kept_lanes(task: Task, part: tuple[str, str] | None) -> Iterator[str]:
+    """Indices of the result that could be lanes, the outermost axis first; digits of an axis only where nothing is gathered."""
+    eq = task.equation
+    for axis, i in ((axis, i) for axis, form in enumerate(eq.lhs) for i in form.names):
+        if part is not None and i == part[1]:  # the bounds of a part's loop are scalars
             continue
-        split = dict(places) | {i: Place.split(Int(0), Int(0), task.lanes)}
-        extent = eq.extent[i]
-        block = task.result.block[axis]
-        whole = block == 1 or extent == task.result.shape[axis] or (within(form, i, block) == block and _int(extent) % block == 0)
-        wide = isinstance(extent, Batch) or extent >= 4 or task.result.block[axis] > 1
-        if whole and wide and task.result.lane_stride(eq.lhs, i, split) == 1 and possible(i):
-            return i
+        extent, block, alone = eq.extent[i], task.result.block[axis], len(eq.lhs[axis].names) == 1
+        whole = block == 1 or (alone and (extent == task.result.shape[axis] or (within(eq.lhs[axis], i, block) == block and _int(extent) % block == 0)))
+        wide = isinstance(extent, Batch) or extent >= 4 or (alone and block > 1)
+        step = task.result.lane_stride(eq.lhs, i, _along(task, i))
+        if whole and wide and step is not None and 1 <= step <= FARTHEST and _possible(task, i) and (alone or not _gathers(task, i)):
+            yield i
+
+
+def _summed_lanes(task: Task, part: tuple[str, str] | None) -> Iterator[str]:
+    """Reduced indices that could be lanes."""
+    eq = task.equation
     if eq.reduce is None or eq.reduce.kind not in ("sum", "max", "min"):
-        return None
+        return
     for i in eq.reduce.indices:
-        split = dict(places) | {i: Place.split(Int(0), Int(0), task.lanes)}
         extent = eq.extent[i]
-        if part is not None and i == part[0]:
+        if (part is not None and i == part[0]) or (not isinstance(extent, Batch) and extent < task.lanes // 2):
             continue
-        if not isinstance(extent, Batch) and extent < task.lanes // 2:
-            continue
-        if any(task.operands[a.slot].lane_stride(a.index, i, split) == 1 for a in reads) and possible(i):
-            return i
-    return None
+        if any(task.operands[a.slot].lane_stride(a.index, i, _along(task, i)) == 1 for a in eq.accesses) and _possible(task, i):
+            yield i
 
 
 # ---- the innermost part ----
@@ -248,7 +270,12 @@ def _body(
     address = out.layout.address(eq.lhs, places)
     split = lane is not None and any(f.name == lane and out.layout.block[a] == lanes for a, f in enumerate(eq.lhs))
     mask = k.below(tail, lanes) if tail is not None and not split else None
-    k.store(out.buffer, address, value, mask)
+    if lanes == 1:
+        k.store(out.buffer, address, value)
+        return
+    step = out.layout.lane_stride(eq.lhs, lane, places) if free_lane and lane is not None else 1
+    assert step is not None
+    store_apart(k, out.buffer, address, step, value, mask)
 
 
 def _tail(k: Builder, eq: Equation, lane: str, places: Mapping[str, Place], task: Task) -> Expr | None:
@@ -256,7 +283,8 @@ def _tail(k: Builder, eq: Equation, lane: str, places: Mapping[str, Place], task
     extent = eq.extent[lane]
     if isinstance(extent, int) and extent % task.lanes == 0:
         return None
-    return k.let((k.N if isinstance(extent, Batch) else Int(extent)) - places[lane].value, "lanes")
+    left = (k.N if isinstance(extent, Batch) else Int(extent)) - places[lane].value
+    return left if isinstance(left, Int) else k.let(left, "lanes")
 
 
 def _reduction(

@@ -5,6 +5,9 @@
         w[...] = B[f block, k]                        vectors: the lanes are values of f
         acc[...] += A[row, k] · w[...]                one element of A in all lanes
     store acc
+
+Where the last block of f is half full, a vector of it serves two rows: it holds the half twice, and A brings an element of
+each row for half of the lanes.
 """
 
 from __future__ import annotations
@@ -176,15 +179,24 @@ class Tile(ABC):
         b_step = self._moves(self.c.b, self.b.layout, i) if i is not None else 0
         v_step = self.b.layout.strides[self.seen.there, 0]
         own = self.own if self.b.layout.block[self.seen.there] == 1 else None  # the other lanes lie elsewhere, or nowhere
+        paired, half = self.form.paired, self.lanes // 2
         for u in range(count):
+            at = [b0 + (u * b_step + v * v_step) for v in range(self.form.vectors)]
             if i is not None:
-                self._ask_for_later_steps(i, a0 + u * a_step, [b0 + (u * b_step + v * v_step) for v in range(self.form.vectors)])
-            w = [k.load(self.b.buffer, b0 + (u * b_step + v * v_step), self.lanes, own, name="w") for v in range(self.form.vectors)]
+                self._ask_for_later_steps(i, a0 + u * a_step, at)
+            w: list[Expr] = [k.load(self.b.buffer, address, self.lanes, own, name="w") for address in (at[:-1] if paired else at)]
+            if paired:
+                w.append(k.let(k.shuffle([k.load(self.b.buffer, at[-1], half, name="w")], [*range(half)] * 2), "w"))
+            elements: list[Expr] = []
             for n, offset in enumerate(offsets):
                 x = k.splat(k.peek(self.a.buffer, a0 + (u * a_step + offset), 1), self.lanes)
-                if self.form.vectors > 1:
-                    x = k.let(x, "x")
+                elements.append(k.let(x, "x") if self.form.vectors > 1 or paired else x)
                 for v in range(self.form.vectors):
+                    x = elements[n]
+                    if self.form.pairs(n, v):
+                        x = k.let(k.shuffle([elements[n - 1], x], [0] * half + [self.lanes] * half), "both")
+                    elif self.form.pairs(n + 1, v) and n + 1 < len(offsets):
+                        continue  # the next point's product is this one's, too
                     k.set(acc[n][v], k.fma(x, w[v], acc[n][v]))
 
     # ---- what will be read soon ----

@@ -62,6 +62,11 @@ class Form:
     tile: tuple[tuple[str, int], ...]  # row index, points
     vectors: int  # blocks of the lane index side by side
     unroll: int
+    paired: bool = False  # the last block is half full, and a vector of it holds two points
+
+    def pairs(self, n: int, v: int) -> bool:
+        """Whether vector `v` of point `n` shares its register with point `n - 1`."""
+        return self.paired and n % 2 == 1 and v + 1 == self.vectors
 
 
 # ---- what the operands must look like ----
@@ -166,16 +171,27 @@ def _tiled(task: Task, found: Lanes) -> Form:
     whole = fixed(eq.extent[found.index]) if found.group is None else found.size
     blocks = whole // lanes if found.group is not None and whole % lanes == 0 else 1 if found.group is not None else -(-whole // lanes)
     best: tuple[float, tuple[tuple[str, int], ...], int] = (-1.0, (), 1)
+    half = found.group is None and lanes > 2 and 2 * (whole % lanes) == lanes and images(task, found) is None
     for vectors in (v for v in (1, 2, 3, 4) if blocks % v == 0):
         # one register for each vector of B, one for the element of A where its use is not folded into the instruction,
         # and one more for the next element where each is used several times
         spare = 2 if task.target.registers <= 16 and vectors > 1 else 1
         points = (task.target.registers - vectors - spare) // vectors
         for tile in _tiles(task, c, min(points, 28)):
-            score = _efficiency(eq, tile, vectors)
+            score = _efficiency(eq, tile, vectors - (0.5 if half and vectors == blocks else 0))
             if score > best[0] + 0.005:  # between equals the simpler tile, which comes first
                 best = (score, tile, vectors)
-    return Form(found, best[1], best[2], _unroll(prod(t for _, t in best[1]), best[2]))
+    _, tile, vectors = best
+    return Form(found, tile, vectors, _unroll(prod(t for _, t in tile), vectors), half and vectors == blocks)
+
+
+def images(task: Task, found: Lanes) -> str | None:
+    """The reduced index that walks through images: outermost in both operands, with many positions in each."""
+    c, eq = found.roles, found.equation
+    first, second = (x.index[task.operands[x.slot].order[0][0]].name for x in (c.a, c.b))
+    if first is None or first != second or first not in c.reduced or task.result.size[1]:
+        return None
+    return first if prod(fixed(eq.extent[i]) for i in c.reduced if i != first) >= 16 else None
 
 
 def _unroll(points: int, vectors: int) -> int:
@@ -236,7 +252,7 @@ def row_block(task: Task, c: Contraction, r: str) -> int | None:
     return block(((c.a.index, task.operands[c.a.slot]), (task.equation.lhs, task.result)), r)
 
 
-def _efficiency(eq: Equation, tile: tuple[tuple[str, int], ...], vectors: int) -> float:
+def _efficiency(eq: Equation, tile: tuple[tuple[str, int], ...], vectors: float) -> float:
     """Fraction of the multiply-add rate, at two of them and two loads a cycle, a latency of four, half a cycle for the loop."""
 
     def rate(points: int) -> float:

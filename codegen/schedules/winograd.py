@@ -13,20 +13,22 @@ a tile does not depend on which tiles are computed with it, so neither way of sh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
-from math import prod
+from functools import reduce
+from itertools import pairwise, product
+from operator import and_
 
 from faltung.codegen.builder import Builder
 from faltung.codegen.layout import Place
 from faltung.codegen.loops import Buffer, Expr, Int, binary
 from faltung.codegen.lower import Lowering, Memory
 from faltung.codegen.schedules.filtering import Tiling, tiling
+from faltung.codegen.schedules.grid import Kind
 from faltung.codegen.schedules.registers import LATENCY
 from faltung.codegen.schedules.task import RESULT, Plan, Task, Work
 from faltung.codegen.schedules.tile import fixed
-from faltung.graph.winograd import Matrix, Sum, sums
+from faltung.graph.winograd import Filtering, Matrix, Sum, sums
 
 WEIGHTS, INPUTS, PRODUCTS = -2, -3, -4  # scratch: U, V, M
 
@@ -49,7 +51,7 @@ def planned(task: Task, t: Tiling) -> Plan:
 
 @dataclass(frozen=True)
 class Scratch:
-    """V or M of some rows: [point][block of channels or filters][row][lane], a line more for each point."""
+    """V or M: [point][block of channels or filters][row][lane], a line more for each point; as many rows as there are tiles."""
 
     buffer: Buffer
     blocks: int
@@ -66,11 +68,20 @@ class Scratch:
         return self.rows * (self.blocks * self.lanes) + self.lanes
 
 
+@dataclass(frozen=True)
+class _Tile:
+    """A tile in a kernel: the places of its first output, its number on each axis, and where its row is, if it has points of a kind."""
+
+    places: dict[str, Place]
+    numbers: Sequence[Expr]
+    rows: dict[Kind, Expr]
+
+
 class _Stages:
     def __init__(self, task: Task, t: Tiling) -> None:
         self.task, self.t, self.lanes = task, t, task.lanes
         self.eq, self.c, self.lane = task.equation, t.roles, t.form.lanes.index
-        self.count = len(t.points)
+        self.grid, self.count = t.grid, len(t.points)
         registers = task.target.registers
         self.vectors = next(v for v in (2, 3, 1) if t.results % v == 0)
         self.most = (registers - self.vectors - (2 if registers <= 16 else 1)) // self.vectors
@@ -124,7 +135,7 @@ class _Stages:
             places = {self.lane: Place.split(block, Int(0), self.lanes), self.t.channel: Place(channel)}
 
             def read(at: tuple[int, ...]) -> Expr:
-                taps = {a.window: Place(Int(a.f.r - 1 - p if a.flipped else p)) for a, p in zip(self.t.axes, at, strict=True)}
+                taps = {a.window: Place(Int(a.taps - 1 - p if a.flipped else p)) for a, p in zip(self.t.axes, at, strict=True)}
                 w = k.load(held.buffer, held.layout.address(self.c.b.index, places | taps), self.lanes)
                 return k.let(k.convert(w, wide), "wide") if wide != self.task.elem else w
 
@@ -147,7 +158,7 @@ class _Stages:
         k, memory, used = self._open({self.c.a.slot, *(a.slot for a in self.others)})
         u = k.buffer("U", size=self.u_size)
         out = self._result(k, memory)
-        t, most = self.t, -(-self.t.rows // blocks)
+        t, most, sizes = self.t, -(-self.t.rows // blocks), self._sizes_of_blocks(blocks)
         v = Scratch(k.private("V", self.count * (t.inputs * most + 1) * self.lanes), t.inputs, Int(most), self.lanes)
         m = Scratch(k.private("M", self.count * (t.results * most + 1) * self.lanes), t.results, Int(most), self.lanes)
         with k.parallel(k.N * blocks if t.batch is not None else blocks) as unit:
@@ -157,20 +168,23 @@ class _Stages:
                 image, part = {t.batch: Place(k.let(unit // blocks, t.batch))}, k.let(unit % blocks, "block")
             first = k.let(part * t.rows // blocks, "first")
             count = k.let((part + 1) * t.rows // blocks - first, "count")
-            with k.loop("cb", 0, t.inputs) as block, k.loop("tile", 0, count) as row:
-                self._into(k, memory[self.c.a.slot], v, block, row, self._tile(k, k.let(first + row, "g"), image))
+            before, behind = self._before(k, first), self._before(k, first + count)
+            rows = {kind: k.let(behind[kind] - before[kind], "rows") if kind else count for kind in before}
+            at = {kind: 0 - n for kind, n in before.items()}
+            with k.loop("cb", 0, t.inputs) as block, k.loop("tile", 0, count) as n:
+                self._into(k, memory[self.c.a.slot], v, block, self._tile(k, k.let(first + n, "g"), image, at))
             with k.loop("x", 0, self.count) as x, k.loop("group", 0, t.results // self.vectors) as group:
-                self._product(k, u, v, m, x, group, count, sorted({s for n in (most, t.rows // blocks) for s in self._sizes(n)}))
-            with k.loop("fb", 0, t.results) as block, k.loop("tile", 0, count) as row:
-                self._out(k, memory, m, out, block, row, self._tile(k, k.let(first + row, "g"), image))
+                self._product(k, u, v, m, x, group, self._rows_at(k, x, rows), sizes)
+            with k.loop("fb", 0, t.results) as block, k.loop("tile", 0, count) as n:
+                self._out(k, memory, m, out, block, self._tile(k, k.let(first + n, "g"), image, at))
         return Work(k.finish(), (*used, WEIGHTS, RESULT), f"{t.name}, blocks of {most} tiles")
 
     def transform(self) -> Work:
         """V of all tiles."""
         k, memory, used = self._open({self.c.a.slot})
         v = self._shared(k, "V", self.t.inputs, written=True)
-        with self._rows(k, self.t.inputs) as (block, row, g, image):
-            self._into(k, memory[self.c.a.slot], v, block, row, self._tile(k, g, image))
+        with self._each(k, self.t.inputs) as (block, tile):
+            self._into(k, memory[self.c.a.slot], v, block, tile)
         return Work(k.finish(), (*used, INPUTS), f"{self.t.name}, inputs")
 
     def multiply(self) -> Work:
@@ -179,8 +193,10 @@ class _Stages:
         u, v = k.buffer("U", size=self.u_size), self._shared(k, "V", self.t.inputs)
         m = self._shared(k, "M", self.t.results, written=True)
         groups = self.t.results // self.vectors
+        images: Expr = k.N if self.t.batch is not None else Int(1)
         with k.parallel(self.count * groups) as unit:
-            self._product(k, u, v, m, k.let(unit // groups, "x"), k.let(unit % groups, "group"), v.rows, self._sizes_of_images())
+            x, rows = k.let(unit // groups, "x"), {kind: images * self.grid.rows(kind) for kind in self.grid.kinds}
+            self._product(k, u, v, m, x, k.let(unit % groups, "group"), self._rows_at(k, x, rows), self._sizes_of_images())
         return Work(k.finish(), (WEIGHTS, INPUTS, PRODUCTS), f"{self.t.name}, products")
 
     def finish(self) -> Work:
@@ -188,8 +204,8 @@ class _Stages:
         k, memory, used = self._open({a.slot for a in self.others})
         m = self._shared(k, "M", self.t.results)
         out = self._result(k, memory)
-        with self._rows(k, self.t.results) as (block, row, g, image):
-            self._out(k, memory, m, out, block, row, self._tile(k, g, image))
+        with self._each(k, self.t.results) as (block, tile):
+            self._out(k, memory, m, out, block, tile)
         return Work(k.finish(), (*used, PRODUCTS, RESULT), f"{self.t.name}, results")
 
     def _shared(self, k: Builder, name: str, blocks: int, written: bool = False) -> Scratch:
@@ -197,67 +213,88 @@ class _Stages:
         return Scratch(k.buffer(name, size=self._scratch_size(blocks), written=written), blocks, rows, self.lanes)
 
     @contextmanager
-    def _rows(self, k: Builder, blocks: int) -> Iterator[tuple[Expr, Expr, Expr, dict[str, Place]]]:
-        """A unit for each block and row, of all images: block, row, row within its image, and the image."""
+    def _each(self, k: Builder, blocks: int) -> Iterator[tuple[Expr, _Tile]]:
+        """A unit for each block and each tile of all images."""
         rows: Expr = k.N * self.t.rows if self.t.batch is not None else Int(self.t.rows)
         with k.parallel(rows * blocks) as unit:
             block, row = k.let(unit // rows, "block"), k.let(unit % rows, "row")
-            if self.t.batch is None:
-                yield block, row, row, {}
-            else:
-                yield block, row, k.let(row % self.t.rows, "g"), {self.t.batch: Place(k.let(row // self.t.rows, self.t.batch))}
+            places: dict[str, Place] = {}
+            image: Expr = Int(0)
+            g = row
+            if self.t.batch is not None:
+                image, g = k.let(row // self.t.rows, self.t.batch), k.let(row % self.t.rows, "g")
+                places[self.t.batch] = Place(image)
+            yield block, self._tile(k, g, places, {kind: image * self.grid.rows(kind) for kind in self.grid.kinds})
 
     # ---- tiles ----
 
-    def _tile(self, k: Builder, g: Expr, image: dict[str, Place]) -> tuple[dict[str, Place], list[Expr]]:
-        """Row `g` of an image: the places of its first output, and the number of its tile on every axis."""
-        places = dict(image)
-        counts = [*(e for _, e in self.t.outer), *(a.tiles for a in self.t.axes)]
-        digits: list[Expr] = []
-        for n, count in enumerate(counts):
-            rest = prod(counts[n + 1 :])
-            digit = g // rest if rest > 1 else g
-            digits.append(k.let(digit % count if n else digit, "digit"))
-        for (name, _), digit in zip(self.t.outer, digits, strict=False):
-            places[name] = Place(digit)
+    def _tile(self, k: Builder, g: Expr, image: dict[str, Place], at: Mapping[Kind, Expr]) -> _Tile:
+        """Tile `g` of an image, whose rows begin `at` these."""
+        digits = [k.let(d, "digit") for d in self.grid.digits(g)]
         numbers = digits[len(self.t.outer) :]
-        for a, digit in zip(self.t.axes, numbers, strict=True):
-            start = digit * a.f.m
-            places[a.row] = Place(k.let(binary("min", start, Int(a.extent - a.f.m)) if a.overlap else start, a.row))
-        return places, numbers
+        places = image | {name: Place(d) for name, d in zip(self.t.outer, digits, strict=False)}
+        places |= {a.row: Place(k.let(a.first(n), a.row)) for a, n in zip(self.t.axes, numbers, strict=True)}
+        return _Tile(places, numbers, {kind: at[kind] + (self.grid.row(kind, digits) if kind else g) for kind in self.grid.kinds})
 
-    def _into(self, k: Builder, x: Memory, v: Scratch, block: Expr, row: Expr, tile: tuple[dict[str, Place], list[Expr]]) -> None:
+    def _before(self, k: Builder, g: Expr) -> dict[Kind, Expr]:
+        """Rows of the tiles of an image before tile `g`."""
+        digits = [k.let(d, "digit") for d in self.grid.digits(g)] if self.grid.mixed else []
+        return {kind: k.let(self.grid.row(kind, digits), "before") if kind else g for kind in self.grid.kinds}
+
+    def _rows_at(self, k: Builder, x: Expr, rows: Mapping[Kind, Expr]) -> Expr:
+        """Those at point number `x`, out of those for each kind of point."""
+        found, coordinates = rows[()], self.grid.coordinates(x)
+        for kind in self.grid.kinds[1:]:
+            at_infinity = [coordinates[n].equals(self.t.axes[n].f.n - 1) for n in kind]
+            found = k.select(reduce(and_, at_infinity), rows[kind], found)
+        return k.let(found, "rows") if len(rows) > 1 else found
+
+    def _sized(self, k: Builder, tile: _Tile, write: Callable[[tuple[Filtering, ...]], None], chosen: tuple[Filtering, ...] = ()) -> None:
+        """Writes once for each size that the tile can have, given the algorithm of each axis."""
+        if len(chosen) == len(self.t.axes):
+            return write(chosen)
+        axis, number = self.t.axes[len(chosen)], tile.numbers[len(chosen)]
+        if not axis.mixed:
+            return self._sized(k, tile, write, (*chosen, axis.f))
+        with k.when(axis.is_large(number).equals(1)):
+            self._sized(k, tile, write, (*chosen, axis.f))
+        with k.otherwise():
+            self._sized(k, tile, write, (*chosen, axis.f.shorter))
+
+    def _into(self, k: Builder, x: Memory, v: Scratch, block: Expr, tile: _Tile) -> None:
         """One tile of one block of channels into V."""
-        first = {a.window: Place(Int(a.f.r - 1 if a.flipped else 0)) for a in self.t.axes}
-        places = tile[0] | first | {self.t.channel: Place.split(block, Int(0), self.lanes)}
+        first = {a.window: Place(Int(a.taps - 1 if a.flipped else 0)) for a in self.t.axes}
+        places = tile.places | first | {self.t.channel: Place.split(block, Int(0), self.lanes)}
         base = k.let(x.layout.address(self.c.a.index, places), "from")
         steps = [x.layout.strides[a.axis, 0] for a in self.t.axes]
-        to, point = k.let(v.at(block, row), "to"), v.point
-        numbers = {p: n for n, p in enumerate(self.t.points)}
 
         def read(at: tuple[int, ...]) -> Expr:
             return k.load(x.buffer, base + sum(d * s for d, s in zip(at, steps, strict=True)), self.lanes)
 
-        for p, value in _apply(k, [a.f.b for a in self.t.axes], read, self.task.elem):
-            k.store(v.buffer, to + point * numbers[p], value)
+        def write(algorithms: tuple[Filtering, ...]) -> None:
+            to = self._points(k, v, block, tile, algorithms)
+            for p, value in _apply(k, [f.b for f in algorithms], read, self.task.elem):
+                k.store(v.buffer, to[p], value)
 
-    def _out(
-        self, k: Builder, memory: Mapping[int, Memory], m: Scratch, out: Memory, block: Expr, row: Expr, tile: tuple[dict[str, Place], list[Expr]]
-    ) -> None:  # fmt: skip
-        """One tile of one block of filters out of M: what it owns of the result."""
-        base, point = k.let(m.at(block, row), "from"), m.point
-        numbers = {p: n for n, p in enumerate(self.t.points)}
-        found = dict(_apply(k, [a.f.a for a in self.t.axes], lambda p: k.load(m.buffer, base + point * numbers[p], self.lanes), self.task.elem))
-        places = tile[0] | {self.lane: Place.split(block, Int(0), self.lanes)}
-        # the first outputs of a last tile that was moved back belong to the tile before it
-        doubtful = [{n for n, a in enumerate(self.t.axes) if at[n] < a.overlap} for at in found]
-        for axes in sorted({tuple(sorted(d)) for d in doubtful}):
-            own = [at for at, d in zip(found, doubtful, strict=True) if tuple(sorted(d)) == axes]
-            with ExitStack() as stack:
-                for n in axes:
-                    stack.enter_context(k.when(tile[1][n] < self.t.axes[n].tiles - 1))
-                for at in own:
-                    self._store(k, memory, out, places, at, found[at])
+        self._sized(k, tile, write)
+
+    def _out(self, k: Builder, memory: Mapping[int, Memory], m: Scratch, out: Memory, block: Expr, tile: _Tile) -> None:
+        """One tile of one block of filters out of M."""
+        places = tile.places | {self.lane: Place.split(block, Int(0), self.lanes)}
+
+        def write(algorithms: tuple[Filtering, ...]) -> None:
+            at = self._points(k, m, block, tile, algorithms)
+            for outputs, value in _apply(k, [f.a for f in algorithms], lambda p: k.load(m.buffer, at[p], self.lanes), self.task.elem):
+                self._store(k, memory, out, places, outputs, value)
+
+        self._sized(k, tile, write)
+
+    def _points(self, k: Builder, held: Scratch, block: Expr, tile: _Tile, algorithms: tuple[Filtering, ...]) -> dict[tuple[int, ...], Expr]:
+        """Where the tile's row is at each point that it has."""
+        sizes = [f.n for f in algorithms]
+        points = [(x, p) for x, p in enumerate(self.t.points) if all(i < n for i, n in zip(p, sizes, strict=True))]
+        rows = {kind: k.let(held.at(block, tile.rows[kind]), "row") for kind in dict.fromkeys(self.grid.kind(p) for _, p in points)}
+        return {p: rows[self.grid.kind(p)] + held.point * x for x, p in points}
 
     def _store(self, k: Builder, memory: Mapping[int, Memory], out: Memory, places: Mapping[str, Place], at: tuple[int, ...], value: Expr) -> None:
         now = {**places, **{a.row: Place(places[a.row].value + d) for a, d in zip(self.t.axes, at, strict=True)}}
@@ -280,11 +317,21 @@ class _Stages:
 
     def _sizes_of_images(self) -> list[int]:
         """The panels of any number of images: from `most` panels on, none is smaller than `most` − 1."""
+        rows = [self.grid.rows(kind) for kind in self.grid.kinds]
         if self.t.batch is None:
-            return self._sizes(self.t.rows)
+            return sorted({s for n in rows for s in self._sizes(n)})
         found = {self.most - 1, self.most} - {0}
-        for images in range(1, self.most * self.most // self.t.rows + 2):
-            found |= set(self._sizes(images * self.t.rows))
+        for n in rows:
+            found |= {s for images in range(1, self.most * self.most // n + 2) for s in self._sizes(images * n)}
+        return sorted(found)
+
+    def _sizes_of_blocks(self, blocks: int) -> list[int]:
+        """The panels of the blocks of tiles of an image."""
+        ends = [self.grid.digits(n * self.t.rows // blocks) for n in range(blocks + 1)]
+        found: set[int] = set()
+        for kind in self.grid.kinds:
+            rows = [self.grid.row(kind, digits) for digits in ends]
+            found |= {s for before, behind in pairwise(rows) for s in self._sizes(behind - before)}
         return sorted(found)
 
     def _product(self, k: Builder, u: Buffer, v: Scratch, m: Scratch, x: Expr, group: Expr, rows: Expr, sizes: Sequence[int]) -> None:

@@ -162,7 +162,7 @@ class Module:
         anything is changed, naming keys that are missing or unexpected (allowed with strict=False, which returns
         them) and arrays of another shape.
         """
-        differs, _ = self._take(state_dict, strict, shapes=True, ours=False)
+        differs = self._take(state_dict, strict, True, lambda key, t, array: t.assign(array))
         return Loaded(differs.missing, differs.unexpected)
 
     def load(self, path: str | Path, strict: bool = True, prefix: str = "", keep: bool = True) -> Difference:
@@ -180,17 +180,19 @@ class Module:
         from faltung import weights
 
         again = None if keep else weights.again(path)
-        found = {key.removeprefix(prefix): array for key, array in weights.read(path).items() if key.startswith(prefix)}
+        arrays = weights.read(path) if again is None else again.outlines()
+        found = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
         places = self._renamed({key: prefix + key for key in found})
+
+        def leave(key: str, t: Tensor, outline: np.ndarray) -> None:
+            assert again is not None
+            source = partial(_converted, again, places[key], t.dtype)
+            t.entrust(t.lend(source), source)
+
         try:
-            differs, versions = self._take(found, strict, shapes=strict, ours=True)
+            return self._take(found, strict, strict, (lambda key, t, array: t.give(array)) if keep else leave)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
-        if again is not None:
-            for key, t in self._saved().items():
-                if key in versions:
-                    t.entrust(versions[key], partial(_converted, again, places[key], t.dtype))
-        return differs
 
     def save(self, path: str | Path) -> None:
         """Write parameters and states under PyTorch's keys; the name's end, .safetensors, .npz, .pth or .pt, says how.
@@ -201,11 +203,8 @@ class Module:
 
         weights.write(path, {key: array for key, array in self.state_dict().items() if not may_lack(key)})
 
-    def _take(self, given: Any, strict: bool, shapes: bool, ours: bool) -> tuple[Difference, dict[str, int]]:
-        """Assign what fits and say what does not, which is an error if strict, and in shapes if those are strict.
-
-        Arrays that are `ours` are kept, others are copied. Returns the versions that they are, too.
-        """
+    def _take(self, given: Any, strict: bool, shapes: bool, hand: Callable[[str, Tensor, np.ndarray], object]) -> Difference:
+        """Hand over what fits and say what does not, which is an error if strict, and in shapes if those are strict."""
         if not isinstance(given, Mapping):
             raise CheckpointError(f"load_state_dict takes a dict of arrays, got {type(given).__name__}")
         held = self._saved()
@@ -214,11 +213,10 @@ class Module:
         if refused:
             raise CheckpointError(f"the values do not fit this {type(self).__name__}: {refused}")
         del given  # so that an array from a file is let go of once it is copied: a network fills memory
-        versions = {}
         while arrays:
             key, array = arrays.popitem()
-            versions[key] = (held[key].give if ours else held[key].assign)(array)
-        return differs, versions
+            hand(key, held[key], array)
+        return differs
 
     def _renamed(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Arrays under the network's keys, where older files have others."""

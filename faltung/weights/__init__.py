@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import lzma
 import os
+import struct
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +28,7 @@ import numpy as np
 
 from faltung.graph.errors import CheckpointError
 from faltung.runtime import checkpoint
-from faltung.runtime.checkpoint import load_one, load_weights, save_weights
+from faltung.runtime.checkpoint import load_by_name, load_weights, save_weights
 from faltung.runtime.files import replacing
 from faltung.weights import npz, pth
 
@@ -36,7 +38,7 @@ Array = np.ndarray
 
 # what reading a damaged or vanished file may raise, each of them by a reader of its own; CheckpointError is a ValueError
 DAMAGED = (
-    OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, ValueError, MemoryError,
+    OSError, EOFError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, ValueError, MemoryError,
     tokenize.TokenError, SyntaxError, TypeError, OverflowError,  # of the header of an .npy, which is text in Python
 )  # fmt: skip
 GONE = "; the network has not kept its values: leave the file alone, or load it with keep=True"
@@ -61,28 +63,43 @@ def contents(path: str | Path) -> tuple[dict[str, Array], dict[str, Any] | None]
         return checkpoint.contents(path) if reader is load_weights else (reader(path), None)
 
 
-def again(path: str | Path) -> Callable[[str], Array]:
-    """Reads one array of a file by its name, as often as it is asked, and as long as the file is what it is now.
+@dataclass(frozen=True)
+class Again:
+    """One array of a file by its name, as often as it is asked for, and as long as the file is what it was.
 
-    Raises CheckpointError where the format has no access by name (PyTorch's); what is returned, where the file has
-    been changed, replaced or removed since.
+    Raises CheckpointError where it has been changed, replaced or removed since.
+    """
+
+    path: Path
+    was: tuple[int, ...]
+    arrays: Mapping[str, Callable[[], Array]]
+
+    def __call__(self, name: str) -> Array:
+        try:
+            found, now = self.arrays[name](), _facts(self.path)
+        except (KeyError, *DAMAGED) as reason:
+            raise CheckpointError(f"{self.path}: {name} cannot be read again: {reason or type(reason).__name__}{GONE}") from reason
+        if now != self.was:
+            raise CheckpointError(f"{self.path} has been changed since it was loaded{GONE}")
+        return found
+
+    def outlines(self) -> dict[str, Array]:
+        """Every array under its name but for its values: they are read, one after another, and let go of. Raises as `read`."""
+        with _naming(self.path):
+            return {name: np.broadcast_to(np.zeros((), array.dtype), array.shape) for name, array in ((n, one()) for n, one in self.arrays.items())}
+
+
+def again(path: str | Path) -> Again:
+    """The arrays of a file, to be read when they are needed.
+
+    Raises CheckpointError for a file that is missing or damaged, or that has no access by name (PyTorch's).
     """
     path = Path(path).absolute()
     with _naming(path):
-        was, one = _facts(_file(path)), ONE.get(_reader(path))
-    if one is None:
-        raise CheckpointError(f"{path}: a file of PyTorch cannot be read array by array; keep its values, or save them as .safetensors or .npz")
-
-    def read_one(name: str) -> Array:
-        try:
-            found, now = one(path, name), _facts(path)
-        except (KeyError, *DAMAGED) as reason:
-            raise CheckpointError(f"{path}: {name} cannot be read again: {reason or type(reason).__name__}{GONE}") from reason
-        if now != was:
-            raise CheckpointError(f"{path} has been changed since it was loaded{GONE}")
-        return found
-
-    return read_one
+        was, by_name = _facts(_file(path)), BY_NAME.get(_reader(path))
+        if by_name is None:
+            raise CheckpointError(f"{path}: a file of PyTorch cannot be read array by array; keep its values, or save them as .safetensors or .npz")
+        return Again(path, was, by_name(path))
 
 
 @contextmanager
@@ -145,9 +162,9 @@ WRITERS: dict[str, Callable[[IO[bytes], Mapping[str, Array]], None]] = {
 }
 ENDINGS = (".safetensors", *WRITERS)
 
-ONE: dict[Callable[[Path], dict[str, Array]], Callable[[Path, str], Array]] = {
-    npz.read: npz.read_one,
-    load_weights: load_one,
+BY_NAME: dict[Callable[[Path], dict[str, Array]], Callable[[Path], dict[str, Callable[[], Array]]]] = {
+    npz.read: npz.by_name,
+    load_weights: load_by_name,
 }
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 END = ".npy"
+HEAD = struct.Struct("<4s22xHH")  # of a member, where it lies: signature, and the lengths of what comes before its data
+ENCRYPTED = 1
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -22,10 +27,21 @@ def read(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_one(path: Path, name: str) -> np.ndarray:
-    """One array of the archive. Raises as `read` does, KeyError for a name that it lacks."""
-    with zipfile.ZipFile(path) as archive, archive.open(name + END) as member:
-        return np.lib.format.read_array(member, allow_pickle=False)
+def by_name(path: Path) -> dict[str, Callable[[], np.ndarray]]:
+    """What reads each array of the archive, whose contents are listed now, once for all of them. Both raise as `read` does."""
+
+    def one(found: zipfile.ZipInfo) -> np.ndarray:
+        with path.open("rb") as file:
+            file.seek(found.header_offset)
+            head = HEAD.unpack(file.read(HEAD.size))
+            if head[0] != b"PK\3\4" or found.flag_bits & ENCRYPTED:
+                raise zipfile.BadZipFile(f"no array at byte {found.header_offset}")
+            file.seek(head[1] + head[2], os.SEEK_CUR)  # its name again, and what some writers add
+            with zipfile.ZipExtFile(file, "r", found) as member:
+                return np.lib.format.read_array(member, allow_pickle=False)
+
+    with zipfile.ZipFile(path) as archive:
+        return {member.filename.removesuffix(END): partial(one, member) for member in archive.infolist()}
 
 
 def write(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:

@@ -23,7 +23,7 @@ from faltung.codegen.schedules.task import RESULT, Plan, Task
 from faltung.codegen.target import Target
 from faltung.graph.evaluate import EXACT, FLOAT, evaluate
 from faltung.graph.tensor import Tensor
-from faltung.runtime import code, jit
+from faltung.runtime import code, image
 from tests.check import Array
 
 RUNNABLE = [row for row in targets.TABLE if targets.runs_here(row)]
@@ -55,7 +55,7 @@ def compiled(kernels: Sequence[Kernel], target: Target, private: Callable[[int],
             assert a.size >= b.extent(batch) and a.flags.c_contiguous
         own = private(kernel.offsets[-1])
         pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
-        jit.ENTRY(loaded.address(kernel))(pointers, batch, lo, hi, own.ctypes.data)
+        image.ENTRY(loaded.address(kernel))(pointers, batch, lo, hi, own.ctypes.data)
         assert all(intact(a) for a in (*arrays, own)), f"kernel writes outside of its buffers: {kernel.buffers}"
 
     return run

@@ -121,6 +121,13 @@ def within_a_block() -> Graph:
     return [dsl.cat([a, b], 1) * 2, dsl.conv1d(dsl.cat([c, c], 2), dsl.input("k", (4, 8, 3)), padding=1)], {}
 
 
+def twice() -> Graph:
+    """A layer that lies twice in a whole, and is read beyond its border before the whole is there."""
+    x = dsl.input("x", (N, 4, 3))
+    d = dsl.conv1d(x, dsl.input("k", (8, 4, 1)))
+    return [dsl.conv1d(d, dsl.input("k1", (4, 8, 3)), padding=1), dsl.conv1d(dsl.cat([d, d], 1), dsl.input("k2", (4, 16, 3)), padding=1)], {}
+
+
 def scaled() -> Graph:
     """Sums of products with scales and shifts that are parameters: of filters, of positions, of a window, and of something else."""
     x, z = dsl.input("x", (N, 3, 5)), dsl.input("z", (N, 4, 5))
@@ -157,7 +164,7 @@ SUBJECTS: list[Subject] = [  # the quickest first
     small("row sums",              plainly(lambda x: dsl.sum(x, 1), (N, 11)), 3),
     small("windows in brackets",   plainly(define("Y[i<9] = sum(p<3: X[i+p] * [0 ≤ i+p-2 < 6])"), (12,)), 0),
     small("sum over images",       plainly(lambda x: dsl.sum(x, (0, 2)), (N, 3, 11)), 5),
-    small("two reduced indices",   plainly(define("Y[n] = sum(i<5,p: X[n,i+p-1] * W[i,p])"), (N, 5), (5, 3))),
+    small("two reduced indices",   plainly(define("Y[n] = sum(i<3,p: X[n,i+p-1] * W[i,p])"), (N, 3), (3, 3))),
     small("reads outside",         plainly(define("Y[i<4,j<5] = X[i+1,j+1] - X[i-1,j-1]"), (4, 5)), 0),
     small("matrices, few rows",    plainly(dsl.matmul, (2, 3), (3, 24)), 0),
     small("index as a number",     plainly(define("Y[n,i] = X[n,i] * [2*i < 2*T[n]]"), (N, 6), (N,), labels=1), 61),
@@ -170,7 +177,7 @@ SUBJECTS: list[Subject] = [  # the quickest first
     small("broadcast",             through(lambda x, z: x * z - z, (N, 3, 5), (3, 1))),
     small("reshape",               through(lambda x: dsl.reshape(x, (N, 10, 3)), (N, 5, 6))),
     Subject("weights in blocks",   wide_weights, 0, named("avx512")),
-    small("conv, narrow",          through(lambda x, k: dsl.conv1d(x, k, stride=2, padding=2, dilation=2), (N, 2, 7), (3, 2, 3))),
+    small("conv, narrow",          through(lambda x, k: dsl.conv1d(x, k, stride=2, padding=2, dilation=2), (N, 2, 3), (3, 2, 3))),
     small("linear, wide",          plainly(dsl.linear, (N, 3), (42, 3)), 3),
     small("long sum",              plainly(lambda x: x.sum(), (2051,)), 0),
     small("conv, dilation",        through(lambda x, k: dsl.conv1d(x, k, dilation=2, padding=2), (N, 4, 9), (8, 4, 3)), 1),
@@ -193,21 +200,30 @@ SUBJECTS: list[Subject] = [  # the quickest first
     Subject("images in turn",      sweeps(16, 24, True), 35, replace(named("baseline"), registers=5)),
     small("max pooling",           through(lambda x: dsl.max_pool2d(x, 3, 2, 1), (N, 5, 4, 5)), 3),
     small("depthwise",             through(lambda x, k: dsl.conv2d(x, k, padding=1, groups=5), (N, 5, 8, 3), (5, 1, 3, 3))),
-    small("depthwise, long rows",  through(lambda x, k: dsl.conv1d(x, k, padding=3, groups=5), (N, 5, 19), (5, 1, 7))),
-    small("two channels for one",  through(lambda x, k: dsl.conv1d(x, k, padding=1, groups=3), (N, 3, 4), (6, 1, 3))),
-    small("one channel for two",   through(lambda x, k: dsl.conv1d(x, k, padding=1, groups=5), (N, 10, 4), (5, 2, 3))),
-    small("groups of two",         through(lambda x, k: dsl.conv1d(x, k, groups=3), (N, 6, 5), (6, 2, 2))),
+    small("depthwise, long rows",  through(lambda x, k: dsl.conv2d(x, k, padding=(3, 0), groups=5), (N, 5, 19, 3), (5, 1, 7, 1))),
+    small("few channels",          through(lambda x, k: dsl.relu(dsl.conv2d(x, k, padding=1)), (N, 2, 5, 9), (3, 2, 3, 3)), 3),
+    small("few channels, gaps",    through(lambda x, k: dsl.conv1d(x, k, stride=2, padding=1), (N, 1, 21), (2, 1, 3)), 9),
+    small("few channels, 3-D",     through(lambda x, k: dsl.conv3d(x, k), (N, 2, 3, 3, 9), (1, 2, 2, 1, 2)), 3),
+    small("two channels for one",  through(lambda x, k: dsl.conv1d(x, k, padding=1, groups=3), (N, 3, 3), (6, 1, 3))),
+    small("one channel for two",   through(lambda x, k: dsl.conv1d(x, k, padding=1, groups=5), (N, 10, 3), (5, 2, 3))),
+    small("groups of two",         through(lambda x, k: dsl.conv1d(x, k, groups=3), (N, 6, 3), (6, 2, 2))),
     small("groups of three",       through(lambda x, k: dsl.conv1d(x, k, groups=2), (N, 6, 3), (6, 3, 2))),
     #                                                                                           faults that meet it first
-    special("tiles in a row",      behind_another({"padding": 1}, 5, 3, 9),                     "winograd", "filtering", tile=4),
-    special("tiles",               behind_another({"padding": 1}, 4, 3, 5, 4),                  "winograd", "filtering", tile=2),
-    special("tiles, backwards",    behind_another({"padding": 1}, 4, 3, 7, gradient=True),      "winograd", "filtering", tile=3),
-    special("tiles in blocks",     behind_another({"padding": 1}, 4, 3, 121),                   "winograd", "filtering", tile=2),
+    special("tiles in a row",      behind_another({"padding": 1}, 5, 3, 9),                     "winograd", "filtering", "grid", tile=4),
+    special("tiles",               behind_another({"padding": 1}, 4, 3, 5, 4),                  "winograd", "filtering", "grid", tile=2),
+    special("tiles, backwards",    behind_another({"padding": 1}, 4, 3, 7, gradient=True),      "winograd", "filtering", "grid", tile=3),
+    special("tiles in blocks",     behind_another({"padding": 1}, 4, 3, 121),                   "winograd", "filtering", "grid", tile=2),
+    special("tiles in blocks, 2-D", behind_another({"padding": 1}, 4, 3, 13, 10),               "winograd", "grid", tile=3),
     special("no tiles, stride",    behind_another({"stride": 2}, 4, 3, 9),                      "filtering", tile=2),
     special("no tiles, dilation",  behind_another({"dilation": 2}, 4, 3, 9),                    "filtering", tile=2),
     special("gradient of a table", looked_up,                                                   "scatter", batch=40, labels=70),
     special("sums in parts",       long_sums,                                                   "contraction", "registers", batch=1),
+    special("long lines",          through(lambda x, k: dsl.conv1d(x, k), (1, 1, 2059), (1, 1, 2)), "linesums", batch=1),
+    special("long windows",        plainly(lambda x, k: dsl.conv2d(x, k), (1, 1, 7, 209), (1, 1, 7, 100)), "planar", batch=1),
+    special("long kernels",        through(lambda x, k: dsl.conv1d(x, k), (N, 1, 14), (2, 1, 10)), "lines"),
+    special("many rows",           through(lambda x, k: dsl.conv2d(x, k), (N, 2, 18, 6), (3, 2, 2, 2)), "planar", "lines"),
     special("appended",            appended,                                                    "parts"),
     special("within a block",      within_a_block,                                              "parts"),
+    special("twice in a whole",    twice,                                                       "parts", "program"),
     special("scaled",              scaled,                                                      "fold"),
 ]  # fmt: skip

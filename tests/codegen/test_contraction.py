@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from faltung.codegen import emit, show
 from faltung.codegen.layout import blocked, plain
 from faltung.codegen.program import Program, lower
 from faltung.codegen.schedules import registers
-from faltung.codegen.schedules.contraction import PARTS, contraction
+from faltung.codegen.schedules.contraction import contraction
+from faltung.codegen.schedules.images import PARTS
 from faltung.codegen.schedules.task import Plan, Task
 from faltung.codegen.schedules.tile import fit, lane_axes, weights_layout
 from faltung.codegen.target import Target, named
@@ -73,7 +75,10 @@ CASES = {
     "dilation": Case((5, 9, 8), (7, 3, 2), options={"dilation": (2, 3), "padding": 2}),
     "dilation and stride": Case((4, 9, 11), (6, 3, 3), options={"dilation": 2, "stride": 2, "padding": 3}),
     "much padding": Case((4, 3, 2), (5, 2, 2), options={"padding": 3}),
-    "tiles and a rest": Case((4, 3, 15), (8, 3, 3), options={"padding": 1}),
+    "half a block": Case((9, 5, 5), (8, 3, 3), options={"padding": 1}),
+    "a block and a half": Case((20, 5, 6), (24, 3, 3), options={"padding": 1}),
+    "two blocks and a half": Case((17, 3, 7), (20, 1, 1)),
+    "tiles and a rest": Case((4, 3, 15), (8, 3, 3), options={"padding": 1}, used=2),
     "5x5 no padding": Case((4, 6, 5), (8, 5, 5)),
     "fixed batch": Case((5, 6, 6), (9, 3, 3), batch=3, options={"padding": 1}),
     "batch of one": Case((16, 4, 4), (16, 3, 3), batch=1, options={"padding": 1}),
@@ -135,7 +140,7 @@ def test_in_double_precision(case: Case) -> None:
     check(outputs, inputs, RUNNABLE[0], [case.batch or 2])
 
 
-@pytest.mark.parametrize("name", ["3x3", "1x1", "stride 2", "stride 3 kernel 2", "dilation and stride", "much padding", "fixed batch", "3-D", "linear", "groups", "groups, stride 2", "groups, transposed, odd"])
+@pytest.mark.parametrize("name", ["3x3", "1x1", "stride 2", "a block and a half", "stride 3 kernel 2", "dilation and stride", "much padding", "fixed batch", "3-D", "linear", "groups", "groups, stride 2", "groups, transposed, odd"])
 def test_modulo_a_prime(name: str) -> None:
     """The same schedule over residues, with values whose sums are beyond what float32 could hold."""
     case = CASES[name]
@@ -235,7 +240,7 @@ def test_single_precision_stays_near_double() -> None:
 
 @targets
 @pytest.mark.parametrize("terms", [4, 9])
-@pytest.mark.parametrize("name", ["3x3, two blocks", "1x1", "stride 2", "linear", "groups that begin inside of blocks"])
+@pytest.mark.parametrize("name", ["3x3, two blocks", "1x1", "stride 2", "linear", "a block and a half", "two blocks and a half", "groups that begin inside of blocks"])
 def test_long_sums_in_parts(name: str, terms: int, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever the parts end: inside a block of channels, between blocks, between taps."""
     monkeypatch.setattr(registers, "TERMS", terms)
@@ -261,7 +266,7 @@ def test_errors_of_long_sums_stay_small() -> None:
     assert errors["strict"] < 7e-7 < errors["balanced"]
 
 
-@pytest.mark.parametrize("name, channels, filters, extent", [("avx512", 64, 64, 28), ("avx512", 64, 32, 7), ("avx2", 32, 16, 12), ("avx2", 32, 16, 7), ("avx2", 32, 24, 7)])
+@pytest.mark.parametrize("name, channels, filters, extent", [("avx512", 64, 64, 28), ("avx512", 64, 32, 7), ("avx2", 32, 16, 12), ("avx2", 32, 16, 7), ("avx2", 32, 24, 7), ("avx512", 64, 24, 28), ("avx512", 64, 40, 28)])
 @pytest.mark.parametrize("taps", [1, 3])
 @pytest.mark.parametrize("terms", [64, 4096])
 def test_no_vector_is_spilled(name: str, channels: int, filters: int, extent: int, taps: int, terms: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,6 +280,17 @@ def test_no_vector_is_spilled(name: str, channels: int, filters: int, extent: in
     lines = jit.assembly(emit.module([step.kernel], target), target).splitlines()
     assert sum("vfmadd" in line for line in lines) >= 7
     assert [line for line in lines if ("zmm" in line or "ymm" in line) and "(%rsp)" in line] == []
+
+
+@pytest.mark.parametrize("filters, shared", [(16, False), (20, False), (24, True), (40, True), (72, False)])
+def test_a_vector_holds_two_points_where_half_of_it_is_air(filters: int, shared: bool) -> None:
+    """Filters in blocks of 16: half of the multiply-adds of a block that is half full are saved."""
+    case = Case((32, 28, 28), (filters, 1, 1), batch=1)
+    (y, *_), _ = case.outputs("float32")
+    (step,) = [s for s in lower([y], {}, named("avx512")).steps if s.schedule.startswith("contraction")]
+    *tile, vectors = (int(n) for n in step.schedule.split(" ")[-1].split("×"))
+    products = show.text(step.kernel).count(" += ")
+    assert products == (prod(tile) * vectors - prod(tile) // 2 if shared else prod(tile) * vectors)
 
 
 # ---- when it applies ----

@@ -15,7 +15,7 @@ from faltung.codegen.interpret import DTYPES, OutOfBounds, run
 from faltung.codegen.loops import PRIME, Int, InvalidKernel, Kernel, Let, Reg, Set, Temp, Var, type_of
 from faltung.codegen.show import expression, text
 from faltung.graph.errors import CompileError, FaltungError
-from faltung.runtime import jit
+from faltung.runtime import image, jit
 
 RUNNABLE = [row for row in target.TABLE if target.runs_here(row)]
 
@@ -403,7 +403,7 @@ def test_errors_of_targets_and_of_llvm_are_typed(monkeypatch):
     with pytest.raises(CompileError, match="rejects"):
         jit.compile_module("define void @f( {", target.detected())
     with pytest.raises(CompileError):
-        jit.load([b"not an object"]).address("f")
+        image.load([b"not an object"]).address("f")
 
 
 # ---- facts about the machine code ----

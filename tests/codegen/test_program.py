@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from faltung.codegen import program as programs
 from faltung.codegen.buffers import place
+from faltung.codegen.order import by_equation, ordered, with_barriers
 from faltung.codegen.program import Program, Step, in_place, lower
 from faltung.codegen.target import Target, named
 from faltung.graph import dsl
@@ -197,6 +197,11 @@ def step(reads: Sequence[int], written: Sequence[int], tensor: Any) -> Step:
     return Step(kernel, (*reads, *written), tensor, None, "made up")  # type: ignore[arg-type]
 
 
+def id_of(s: Step) -> int:
+    """Kernels are made once for each step, and stay when it is ordered."""
+    return id(s.kernel)
+
+
 made_up = st.lists(
     st.tuples(st.lists(st.integers(0, 5), max_size=3), st.lists(st.integers(0, 5), min_size=1, max_size=2), st.integers(0, 3)),
     max_size=12,
@@ -208,15 +213,42 @@ made_up = st.lists(
 def test_barriers_of_any_sequence(rows: list[tuple[list[int], list[int], int]]) -> None:
     tensors = [dsl.input(f"t{n}", ()) for n in range(4)]
     steps = [step([r for r in reads if r not in written], written, tensors[t]) for reads, written, t in rows]
-    found = programs._with_barriers(steps)
+    found = with_barriers(steps)
     assert [(s.buffers, s.tensor) for s in found] == [(s.buffers, s.tensor) for s in steps]
     assert_barriers(found, {n: (f"{n}", range(1)) for n in range(6)})
     assert not found or not found[0].barrier
+    fewer = ordered(steps)
+    assert_barriers(fewer, {n: (f"{n}", range(1)) for n in range(6)})
+    assert sum(s.barrier for s in fewer) <= sum(s.barrier for s in found)
+    assert sorted(map(id_of, fewer)) == sorted(map(id_of, steps))
+    place_of = {id_of(s): n for n, s in enumerate(fewer)}
+    for first, second in combinations(steps, 2):
+        meet = writes(first) & {*second.buffers} or writes(second) & {*first.buffers}
+        assert not meet or place_of[id_of(first)] < place_of[id_of(second)]
+
+
+def test_equations_keep_the_order_of_their_last_kernels() -> None:
+    t, u = dsl.input("t", ()), dsl.input("u", ())
+    steps = [step([0], [1], t), step([0], [2], u), step([1], [3], t), step([3], [4], dsl.input("v", ()))]
+    assert [[s.buffers for s in group] for group in by_equation(steps)] == [[(0, 2)], [(0, 1), (1, 3)], [(3, 4)]]
+
+
+def test_updates_and_gradients_stand_in_few_stretches() -> None:
+    """Layers side by side: as many barriers as one of them needs."""
+    x = dsl.input("x", (None, 6))
+    weights = [dsl.parameter(np.zeros((7, 6)), f"w{n}") for n in range(5)]
+    losses = [dsl.tanh(dsl.linear(x, w)).sum() for w in weights]
+    one, all_ = (
+        lower(optimise([*losses[:count], *(w - grad(y, w) for w, y in zip(weights[:count], losses, strict=False))]), {}, named("baseline"))
+        for count in (1, 5)
+    )
+    assert len(all_.steps) >= 5 * len(one.steps) - 4
+    assert sum(s.barrier for s in all_.steps) == sum(s.barrier for s in one.steps)
 
 
 def test_pieces_of_one_tensor_do_not_wait_for_each_other() -> None:
     t = dsl.input("t", ())
-    found = programs._with_barriers([step([0], [1], t), step([0], [1], t), step([1], [2], t)])
+    found = with_barriers([step([0], [1], t), step([0], [1], t), step([1], [2], t)])
     assert [s.barrier for s in found] == [False, False, True]
 
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, groupby
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from faltung.codegen.check import reason_invalid
 from faltung.codegen.choose import Choice, choose
 from faltung.codegen.element import PRIME
 from faltung.codegen.loops import Kernel
+from faltung.codegen.order import by_equation
 from faltung.codegen.program import Program, Slot, Step, lower
 from faltung.codegen.schedules.filtering import tilings
 from faltung.codegen.schedules.task import Task
@@ -237,15 +238,14 @@ class Subject:
             if slot.inside is not None:
                 continue
             noise = generator.integers(0, PRIME if slot.dtype in FLOATS else LABELS, bench.arrays[n].size).astype(bench.arrays[n].dtype)
-            if slot.layout is not None and slot.layout.has_halo:
+            if not slot.shares:
                 noise[halo(slot, self.batch)] = 0
             bench.arrays[n][:] = noise
         for t in program.buffer:
             if t.is_leaf:
                 bench.write(t, self.values[t])
         found = []
-        for _, several in groupby((*program.prepare, *program.steps), key=lambda s: (id(s.tensor), id(s.equation))):
-            steps = tuple(several)
+        for steps in map(tuple, by_equation((*program.prepare, *program.steps))):
             t, eq = steps[0].tensor, steps[0].equation
             result = next(b for b, d in zip(steps[-1].buffers, steps[-1].kernel.buffers, strict=True) if d.written)
             operands = [t] if eq not in t.equations else list(t.operands)
@@ -260,7 +260,7 @@ class Subject:
 
 
 class Arena(Bench):
-    """Memory as the runtime plans it: temporaries share one arena by lifetime, full of garbage but for the halos."""
+    """Memory as the runtime plans it: temporaries share one arena by lifetime, full of garbage but for the halos that no kernel zeroes."""
 
     def __init__(self, program: Program, batch: int) -> None:
         super().__init__(program, batch, exact=True)

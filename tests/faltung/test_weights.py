@@ -636,3 +636,26 @@ def test_known_photos_are_what_they_are(example: ModuleType) -> None:
     for row, (kind, share) in zip(found, KNOWN.values(), strict=True):
         assert row.argmax() == kind
         assert abs(row[kind] - share) < 0.005
+
+
+def test_the_contents_of_an_archive_are_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many arrays are read, packed or not."""
+    arrays = {f"a{n}": np.arange(n, dtype=np.float32) for n in range(40)}
+    np.savez_compressed(tmp_path / "packed.npz", **arrays)
+    np.savez(tmp_path / "plain.npz", **arrays)
+    for file in tmp_path.iterdir():
+        one = weights.again(file)
+        with monkeypatch.context() as m:
+            m.setattr(zipfile, "ZipFile", None)
+            assert all(same({"": one(name)}, {"": array}) for name, array in arrays.items())
+            with pytest.raises(ft.CheckpointError, match="b cannot be read again"):
+                one("b")
+
+
+def test_an_array_that_is_locked_is_not_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "w.npz", x=np.arange(3))
+    content = bytearray((tmp_path / "w.npz").read_bytes())
+    content[content.index(b"PK\1\2") + 8] |= 1
+    (tmp_path / "w.npz").write_bytes(content)
+    with pytest.raises(ft.CheckpointError, match="x cannot be read again"):
+        weights.again(tmp_path / "w.npz")("x")

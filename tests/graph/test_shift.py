@@ -287,3 +287,10 @@ def test_the_backward_pass_of_a_residual_block_is_as_short_as_without_the_biases
         return sum(not is_zero(t) for t in topological(optimise(outputs)) if not t.is_leaf)
 
     assert kernels(True) == kernels(False)
+
+
+def test_axes_of_extent_1_on_the_way_of_a_change() -> None:
+    """Kernels of a depthwise layer have one channel, an axis that the proof leaves out."""
+    x, k, b, m = ft.input("x", (None, 3, 4, 4)), ft.input("k", (3, 1, 3, 3)), ft.input("b", (3,)), ft.input("m", (6, 1, 2, 2))
+    y = ft.hardtanh(ft.conv2d(ft.hardtanh(ft.relu(ft.conv2d(x, k, b, padding=1, groups=3)), -2, 2), m, groups=3), -2, 2)
+    assert ft.grad(y, [b], ft.input("c", y.shape))[0].shape == (3,)

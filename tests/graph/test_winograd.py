@@ -54,6 +54,22 @@ def test_a_wrong_number_is_found_and_named() -> None:
     assert fault is not None and "d[3]" in fault and "WRONG" in str(replace(f, b=tuple(tuple(row) for row in b)))
 
 
+@pytest.mark.parametrize("m, r", [(m, r) for m, r in SIZES if m > 1])
+def test_one_output_less_without_infinity(m: int, r: int) -> None:
+    """The weights are those of m outputs, as far as they go."""
+    f = winograd(m, r).shorter
+    d, g = rationals(m + r - 2, 1), rationals(r, 2)
+    products = [u * v for u, v in zip(times(winograd(m, r).g, g)[:-1], times(f.b, d), strict=True)]
+    assert (f.m, f.r, len(products)) == (m - 1, r, m + r - 2)
+    assert times(f.a, products) == [sum(d[j + l] * g[l] for l in range(r)) for j in range(m - 1)]
+
+
+def test_one_output_less_is_no_less_accurate() -> None:
+    """For windows of three; other points of their own would be better still."""
+    for m in range(2, 7):
+        assert winograd(m - 1, 3).amplification < winograd(m, 3).shorter.amplification <= winograd(m, 3).amplification
+
+
 def test_the_matrices_of_f_2_3() -> None:
     """As Lavin and Gray (2016) print them, but for signs."""
     f = winograd(2, 3)

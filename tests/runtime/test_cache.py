@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,19 @@ def test_the_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.Mo
     assert cache.stats().folder == str(tmp_path / "caches" / "faltung" / "kernels")
 
 
-def test_the_fingerprint_names_the_versions() -> None:
-    import llvmlite
-    assert llvmlite.__version__ in cache.fingerprint() and "LLVM " in cache.fingerprint()
+def test_another_compiler_has_another_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told apart by the text of its version and by the size of its library; none at all is no error."""
+    def fingerprint(folder: Path | None) -> str:
+        found = ModuleSpec("llvmlite", None, is_package=True) if folder else None
+        if found and found.submodule_search_locations is not None:
+            found.submodule_search_locations.append(str(folder))
+        monkeypatch.setattr(cache.importlib.util, "find_spec", lambda name: found)
+        return cache.fingerprint.__wrapped__()
+
+    present = cache.fingerprint()
+    for name, version, size in (("a", "1", 3), ("b", "1", 3), ("c", "2", 3), ("d", "1", 4)):
+        (tmp_path / name / "binding").mkdir(parents=True)
+        (tmp_path / name / "_version.py").write_text(version)
+        (tmp_path / name / "binding" / "libllvmlite.so").write_bytes(bytes(size))
+    a, b, c, d = (fingerprint(tmp_path / name) for name in "abcd")
+    assert a == b and len({a, c, d, fingerprint(None), present}) == 5

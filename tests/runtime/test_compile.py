@@ -293,3 +293,14 @@ def test_batches_that_grow_and_shrink() -> None:
         feed = feed_of([y], batch, seed=n)
         for got, want in zip(model(feed[x]), evaluate([y, ft.grad((y * y).sum(), x)], feed), strict=True):
             assert error(got, want) <= 2 * SINGLE
+
+
+@pytest.mark.parametrize("batch, filters", [(0, 16), (2, 0), (0, 0)])
+def test_fixed_extents_of_0(batch: int, filters: int) -> None:
+    x, k = ft.input("x", (batch, 4, 6, 6)), ft.input("k", (filters, 4, 3, 3))
+    y = ft.conv2d(x, k, padding=1)
+    c = ft.input("c", y.shape)
+    values = [np.ones(t.shape, np.float32) for t in (x, k, c)]
+    found, of_x, of_k = ft.compile([y, *ft.grad(y, [x, k], c)])(*values)
+    assert found.shape == (batch, filters, 6, 6) and of_x.shape == x.shape and of_k.shape == k.shape
+    assert not of_x.any() and not of_k.any()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -371,6 +372,20 @@ def test_a_model_keeps_the_weights_for_the_network() -> None:
     assert second(x).tobytes() == expected.tobytes()
     del model, second
     gc.collect()
+    assert all(np.array_equal(net.state_dict()[key], a) for key, a in before.items())
+
+
+def test_of_a_model_that_is_gone_only_the_weights_stay() -> None:
+    net = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 16, 5)).eval()
+    before = net.state_dict()
+    model = ft.compile(net(ft.input("x", (None, 8, 4, 4))))
+    model(np.ones((1, 8, 4, 4), np.float32))
+    assert net[3].bias.value is None
+    arenas = model._memory.held, model._memory.made, model._memory.passing
+    held, *others = [weakref.ref(arena.view(0, "uint8", 1).base) for arena in arenas]
+    del model, arenas
+    gc.collect()
+    assert held() is not None and [each() for each in others] == [None, None]
     assert all(np.array_equal(net.state_dict()[key], a) for key, a in before.items())
 
 

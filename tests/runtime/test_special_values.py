@@ -23,7 +23,7 @@ from faltung.graph.grad import grad
 from faltung.graph.index import Batch
 from faltung.graph.pipeline import optimise
 from faltung.graph.tensor import Tensor
-from faltung.runtime import jit, threads as pools
+from faltung.runtime import image, jit, threads as pools
 from faltung.runtime.model import Model
 from tests.check import Array, assert_same, distinct, integers
 
@@ -279,7 +279,7 @@ class State:
     """The control and status register of this thread: rounding, flushing, masks, and flags of what has happened."""
 
     def __init__(self) -> None:
-        self.library = jit.load([jit.compile_module(STATE, host())])
+        self.library = image.load([jit.compile_module(STATE, host())])
         self.cell = np.zeros(1, np.uint32)
         signature = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
         self._read, self._set = (signature(self.library.address(name)) for name in ("read_state", "set_state"))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from faltung.codegen import target
-from faltung.runtime import driver, jit, native, threads as pools
+from faltung.runtime import driver, image, jit, native, threads as pools
 from faltung.runtime.plan import MOST_WORK, Plan, PlanError, Step
 from faltung.runtime.threads import Pool, ThreadsError
 
@@ -81,8 +81,8 @@ define void @set_mode(ptr %cell) {
 
 
 @pytest.fixture(scope="module")
-def library() -> jit.Library:
-    return jit.load([jit.compile_module(COUNT + MIX + (MODE if X86 else ""), target.host())])
+def library() -> image.Library:
+    return image.load([jit.compile_module(COUNT + MIX + (MODE if X86 else ""), target.host())])
 
 
 @pytest.fixture(params=[1, 2, 3, 4])
@@ -102,7 +102,7 @@ def pair() -> Iterator[Pool]:
 class Mixing:
     """A plan of `steps` mixing kernels, each of which needs all of what the one before wrote."""
 
-    def __init__(self, library: jit.Library, steps: int, n: int = 0) -> None:
+    def __init__(self, library: image.Library, steps: int, n: int = 0) -> None:
         self.size, self.n, self.steps = 64 + 3 * n, n, steps
         self.buffers = np.zeros((2, self.size), np.int64)
         kernel = library.address("mix")
@@ -132,7 +132,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 # --------------------------------------------------------------------------------------------------------- running
 
-def test_every_unit_of_work_is_done_once(pool: Pool, library: jit.Library) -> None:
+def test_every_unit_of_work_is_done_once(pool: Pool, library: image.Library) -> None:
     for const, per_batch, n in [(0, 0, 0), (1, 0, 0), (3, 0, 9), (0, 1, 1), (5, 7, 3), (1000, 1, 17), (0, 4, 0)]:
         cells = np.zeros(2000, np.int64)
         step = Step(library.address("count"), (0,), (const, per_batch))
@@ -141,14 +141,14 @@ def test_every_unit_of_work_is_done_once(pool: Pool, library: jit.Library) -> No
         assert (cells[:total] == 3).all() and not cells[total:].any(), (const, per_batch, n)
 
 
-def test_barriers_order_the_kernels(pool: Pool, library: jit.Library) -> None:
+def test_barriers_order_the_kernels(pool: Pool, library: image.Library) -> None:
     for steps, n in [(1, 0), (40, 0), (41, 5), (200, 1)]:
         mixing = Mixing(library, steps, n)
         for _ in range(5):
             mixing.check(pool.run)
 
 
-def test_steps_without_barrier_keep_their_own_order(pool: Pool, library: jit.Library) -> None:
+def test_steps_without_barrier_keep_their_own_order(pool: Pool, library: image.Library) -> None:
     """The same cells go to the same thread, so no barrier is needed between kernels of equal work."""
     cells = np.zeros(1000, np.int64)
     step = Step(library.address("count"), (0,), (1000, 0), barrier=False)
@@ -156,7 +156,7 @@ def test_steps_without_barrier_keep_their_own_order(pool: Pool, library: jit.Lib
     assert (cells == 50).all()
 
 
-def test_thousands_of_runs(pool: Pool, library: jit.Library) -> None:
+def test_thousands_of_runs(pool: Pool, library: image.Library) -> None:
     mixing = Mixing(library, 2)
     for _ in range(2000 if pool.count <= 2 else 200):       # more threads than cores take turns
         mixing.check(pool.run)
@@ -167,7 +167,7 @@ def test_an_empty_plan_runs(pool: Pool) -> None:
         pool.run(Plan([], []))
 
 
-def test_parked_workers_wake(pool: Pool, library: jit.Library) -> None:
+def test_parked_workers_wake(pool: Pool, library: image.Library) -> None:
     mixing = Mixing(library, 3)
     mixing.check(pool.run)
     if pool.count == 1:
@@ -181,7 +181,7 @@ def test_parked_workers_wake(pool: Pool, library: jit.Library) -> None:
         mixing.check(pool.run)
 
 
-def test_callers_at_the_same_time(pool: Pool, library: jit.Library) -> None:
+def test_callers_at_the_same_time(pool: Pool, library: image.Library) -> None:
     failures: list[BaseException] = []
 
     def call(n: int) -> None:
@@ -201,7 +201,7 @@ def test_callers_at_the_same_time(pool: Pool, library: jit.Library) -> None:
     assert not failures and not any(caller.is_alive() for caller in callers)
 
 
-def test_a_pool_starts_again_after_stop(pool: Pool, library: jit.Library) -> None:
+def test_a_pool_starts_again_after_stop(pool: Pool, library: image.Library) -> None:
     mixing = Mixing(library, 3)
     for _ in range(3):
         mixing.check(pool.run)
@@ -209,14 +209,14 @@ def test_a_pool_starts_again_after_stop(pool: Pool, library: jit.Library) -> Non
     pool.stop()
 
 
-def test_a_collected_pool_ends_its_workers(library: jit.Library) -> None:
+def test_a_collected_pool_ends_its_workers(library: image.Library) -> None:
     before = threading.active_count()
     for _ in range(5):
         Mixing(library, 2).check(Pool(3).run)
     assert threading.active_count() == before
 
 
-def test_measured_seconds(pool: Pool, library: jit.Library) -> None:
+def test_measured_seconds(pool: Pool, library: image.Library) -> None:
     mixing = Mixing(library, 4, 100)
     seconds = pool.measure(mixing.plan, 100)
     assert seconds.shape == (pool.count, 4, 2) and (seconds >= 0).all()
@@ -225,7 +225,7 @@ def test_measured_seconds(pool: Pool, library: jit.Library) -> None:
     mixing.check(pool.run)                                  # and a run after it is an ordinary one
 
 
-def test_fewer_threads_than_wanted_still_run(library: jit.Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_threads_than_wanted_still_run(library: image.Library, monkeypatch: pytest.MonkeyPatch) -> None:
     start = threading.Thread.start
     granted: list[threading.Thread] = []
 
@@ -246,7 +246,7 @@ def test_fewer_threads_than_wanted_still_run(library: jit.Library, monkeypatch: 
 # --------------------------------------------------------------------------- interruptions, forks, the end of it all
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
-def test_interrupts_leave_the_pool_whole(library: jit.Library) -> None:
+def test_interrupts_leave_the_pool_whole(library: image.Library) -> None:
     mixing, inner, pool = Mixing(library, 3), Mixing(library, 2), Pool(3)
     interrupted = 0
 
@@ -274,7 +274,7 @@ def test_interrupts_leave_the_pool_whole(library: jit.Library) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_has_workers_of_its_own(pool: Pool, library: jit.Library) -> None:
+def test_a_forked_child_has_workers_of_its_own(pool: Pool, library: image.Library) -> None:
     mixing = Mixing(library, 3)
     mixing.check(pool.run)
     with warnings.catch_warnings():
@@ -323,7 +323,7 @@ def test_the_interpreter_ends_quietly(workers: str, state: str) -> None:
 # ------------------------------------------------------------------------------------------------ floating-point mode
 
 @pytest.mark.skipif(not X86, reason="only this architecture keeps the mode in mxcsr")
-def test_the_mode_is_set_for_kernels_and_restored(pool: Pool, library: jit.Library) -> None:
+def test_the_mode_is_set_for_kernels_and_restored(pool: Pool, library: image.Library) -> None:
     read = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(library.address("read_mode"))
     write = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(library.address("set_mode"))
     cells, mine = np.zeros(pool.count, np.int64), np.zeros(1, np.uint32)
@@ -346,7 +346,7 @@ def test_the_mode_is_set_for_kernels_and_restored(pool: Pool, library: jit.Libra
 
 # ---------------------------------------------------------------------------------------------------- refusing nicely
 
-def test_plans_that_cannot_run_are_refused(pool: Pool, library: jit.Library) -> None:
+def test_plans_that_cannot_run_are_refused(pool: Pool, library: image.Library) -> None:
     count = library.address("count")
     cells = np.zeros(4, np.int64)
     here = [cells.ctypes.data]
@@ -372,7 +372,7 @@ def test_plans_that_cannot_run_are_refused(pool: Pool, library: jit.Library) -> 
     assert (cells == 1).all()
 
 
-def test_bound_buffers_change_between_runs(pair: Pool, library: jit.Library) -> None:
+def test_bound_buffers_change_between_runs(pair: Pool, library: image.Library) -> None:
     a, b = np.zeros(8, np.int64), np.zeros(8, np.int64)
     step = Step(library.address("count"), (0,), (0, 1))
     plan = Plan([step, step], [None], [library])
@@ -388,7 +388,7 @@ def test_impossible_numbers_of_threads(count: int) -> None:
         Pool(count)
 
 
-def test_the_number_of_threads_of_the_process(library: jit.Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_threads_of_the_process(library: image.Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "_shared", None)
     monkeypatch.setenv("FALTUNG_THREADS", "3")
     assert pools.threads() == 3
