@@ -151,8 +151,6 @@ def fit(
             raise CheckpointError("a checkpoint holds the network's weights: pass the network as net=")
         if not (folder := Path(checkpoint).resolve().parent).is_dir():
             raise CheckpointError(f"{checkpoint}: there is no folder {folder} to write checkpoints in; make it first")
-        if not (folder := Path(checkpoint).resolve().parent).is_dir():
-            raise CheckpointError(f"{checkpoint}: there is no folder {folder} to write checkpoints in; make it first")
         if resume and Path(checkpoint).exists():
             history = _resume(Path(checkpoint), step, net, run)
 

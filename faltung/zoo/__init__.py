@@ -79,9 +79,3 @@ def build(name: str, **options: Any) -> nn.Module:
 def imagenet_classes() -> tuple[str, ...]:
     """Names of the 1000 classes of ImageNet, ILSVRC 2012, in the order of the scores: short ones, as torchvision has them."""
     return tuple(Path(__file__).with_name("imagenet.txt").read_text(encoding="utf-8").splitlines())
-
-
-@cache
-def imagenet_classes() -> tuple[str, ...]:
-    """Names of the 1000 classes of ImageNet, ILSVRC 2012, in the order of the scores: short ones, as torchvision has them."""
-    return tuple(Path(__file__).with_name("imagenet.txt").read_text(encoding="utf-8").splitlines())
