@@ -210,7 +210,7 @@ def landscapes(
     least = float(usable.min(initial=np.inf))
     if least > most:
         raise DataError(f"no loss to draw below {most:g}: " + (f"the least is {least:g}" if len(usable) else "none is finite"))
-    figure = _figure(4.6 * len(surfaces), 8.2)
+    figure = _figure(3.8 * len(surfaces), 6.8)
     figure.suptitle(heading, fontsize=10, color=INK)
     above, below = figure.subfigures(2, 1, height_ratios=[1, 1.15])
     flat = above.subplots(1, len(surfaces), squeeze=False)[0]

@@ -300,7 +300,6 @@ FAULTS: tuple[Fault, ...] = (
         "codegen.parts",
         ("parts",              "Part(t, at)",                                  "Part(t, tuple(0 for _ in at))"),
         ("placed",             "halo=around.halo, ",                           ""),
-        ("placed",             "_wider(found[whole].halo, found[t].halo)",     "found[whole].halo"),
     ),
     *_of(
         "graph.fold",
@@ -354,6 +353,7 @@ EQUIVALENT: tuple[tuple[Fault, str], ...] = (
     # fault                                                                        why nothing can notice it
     (Fault("codegen.layout:outside", "int(high) - e + 1", "int(high) - e"),        "with a halo too small the fast schedule refuses, and the general one is right"),
     (Fault("codegen.layout:outside", "int(-low)", "int(-low) - 1"),                "the same on the other side"),
+    (Fault("codegen.parts:placed", "_wider(found[whole].halo, found[t].halo)", "found[whole].halo"), "who reads further copies the part, with a halo of its own"),
     (Fault("codegen.schedules.tile:_tiles", "limit % t == 0", "True"),             "blocks are powers of two and so are the sizes tried: all that fit divide"),
 )  # fmt: skip
 

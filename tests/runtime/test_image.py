@@ -231,7 +231,7 @@ def test_only_whole_objects_are_taken(written: bytes, whole: int) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="other processes are started from a script")
 @pytest.mark.parametrize(
     "script, found",
-    [("exit 3", 2), ("kill -9 $$", 2), ("head -c 16 /dev/zero; exit 0", 2), ("printf 'sixteen letters!'; exit 1", 2), ("cat > /dev/null; kill -6 $$", 0), ("sleep 30", 2)],
+    [("exit 3", 2), ("kill -9 $$", 2), ("head -c 16 /dev/zero; exit 0", 2), ("printf 'sixteen letters!'; exit 1", 2), ("cat > /dev/null; kill -6 $$", 0), ("exec sleep 30", 2)],
     ids=["fails", "killed", "empty objects", "prints", "aborts", "hangs"],
 )  # fmt: skip
 def test_a_compiler_that_fails(script: str, found: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
