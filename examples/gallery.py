@@ -98,13 +98,16 @@ def shrink(path: Path) -> None:
 def main() -> None:
     """Run the examples named, or all, one after the other, each in a process of its own."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("names", nargs="*", choices=[example.name for example in COURSE], metavar="NAME")
+    parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--out", type=Path, default=PICTURES, help="the folder for the pictures")
     parser.add_argument("--short", action="store_true")
     given = parser.parse_args()
+    names = [example.name for example in COURSE]
+    if unknown := [name for name in given.names if name not in names]:
+        parser.error(f"no example {', '.join(unknown)}; there are {', '.join(names)}")
     given.out.mkdir(parents=True, exist_ok=True)
     for example in COURSE:
-        if given.names and example.name not in given.names:
+        if example.name not in (given.names or names):
             continue
         print(f"\n{example.name}", flush=True)
         if lacking := example.lacks(given.short):

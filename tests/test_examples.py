@@ -18,7 +18,7 @@ LINES = 100  # a page says that there are less
 
 sys.path.insert(0, str(EXAMPLES))  # as where one of them is run
 from drawing import arguments  # noqa: E402
-from gallery import COURSE, MOST_BYTES, Example, shrink  # noqa: E402
+from gallery import COURSE, MOST_BYTES, Example, main, shrink  # noqa: E402
 
 sys.path.remove(str(EXAMPLES))
 
@@ -62,6 +62,28 @@ def test_the_gallery_follows_the_course() -> None:
     pictures = {path.name: path.stat().st_size for path in PAGE.with_suffix("").iterdir()}
     assert set(pictures) == {picture for _, picture in shown}
     assert max(pictures.values()) <= MOST_BYTES
+
+
+@pytest.mark.parametrize("names", [[], ["pooling", "filters"]])
+def test_the_gallery_runs_what_is_named_or_all(names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run: list[str] = []
+
+    def noted(command: list[str], check: bool) -> None:
+        run.append(Path(command[1]).stem)
+        assert check and str(tmp_path) in " ".join(command)
+
+    monkeypatch.setattr("gallery.subprocess.run", noted)
+    monkeypatch.setattr("gallery.shrink", lambda path: None)
+    monkeypatch.setattr(sys, "argv", ["gallery.py", "--short", "--out", str(tmp_path), *names])
+    main()
+    assert run == [e.name for e in COURSE if not e.lacks(short=True) and (not names or e.name in names)]
+
+
+def test_the_gallery_refuses_what_it_does_not_have(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["gallery.py", "pooling", "poling"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "no example poling; there are tensors, filters," in capsys.readouterr().err
 
 
 def test_pictures_are_made_small(tmp_path: Path) -> None:
