@@ -5,7 +5,7 @@ Extents are 1, primes, and one lane more or less than a vector; tiles end inside
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,25 +23,11 @@ from faltung.graph.evaluate import EXACT, evaluate
 from faltung.graph.grad import grad
 from faltung.graph.pipeline import optimise
 from faltung.graph.tensor import Tensor, topological
-from tests.check import Array, integers, sized
-from tests.codegen.kernels import RUNNABLE, RUNNABLE_IDS, Schedule, compute, residues, run_program, whole
+from tests.check import integers, sized
+from tests.codegen.kernels import RUNNABLE, RUNNABLE_IDS, residues, run_program, whole
+from tests.codegen.passes import check_sums, passes
 
 N = None
-CONV = {1: dsl.conv1d, 2: dsl.conv2d, 3: dsl.conv3d}
-TRANSPOSED = {1: dsl.conv_transpose1d, 2: dsl.conv_transpose2d, 3: dsl.conv_transpose3d}
-
-
-def passes(
-    channels: int, filters: int, groups: int, extent: tuple[int, ...], kernel: tuple[int, ...], *, transposed: bool = False,
-    batch: int | None = N, epilogue: Callable[[Tensor], Tensor] | None = None, bias: bool = False, **options: int,
-) -> list[Tensor]:  # fmt: skip
-    """The convolution and its gradients by X and K, optimised."""
-    shape = (channels, filters // groups) if transposed else (filters, channels // groups)
-    x, k = dsl.input("x", (batch, channels, *extent)), dsl.input("k", (*shape, *kernel))
-    more = [dsl.input("b", (filters,))] if bias else []
-    y = (TRANSPOSED if transposed else CONV)[len(extent)](x, k, *more, groups=groups, **options)
-    cotangent = dsl.input("g", tuple(N if n == 0 and batch is None else e for n, e in enumerate(y.shape)))
-    return optimise([epilogue(y) if epilogue is not None else y, *grad(y, [x, k], cotangent)])
 
 
 def laid_out(t: Tensor, lanes: int) -> tuple[list[Layout], Layout]:
@@ -57,35 +43,7 @@ def laid_out(t: Tensor, lanes: int) -> tuple[list[Layout], Layout]:
     return operands, result
 
 
-def strictly(schedules: list[str]) -> Schedule:
-    """The schedule, which may refuse only what has nothing to sum."""
-
-    def only(task: Task) -> Plan | str:
-        plan = depthwise(task)
-        if isinstance(plan, str) and task.equation.reduce is None:
-            from faltung.codegen.schedules.generic import generic
-
-            return generic(task)
-        assert isinstance(plan, Plan), f"{task.equation}: {plan}"
-        schedules.extend(w.schedule for w in plan.works)
-        return plan
-
-    return only
-
-
-def check(outputs: list[Tensor], target: Target, batch: int = 2, machine: str = "interpreter", exact: bool = True) -> list[str]:
-    """Every computed tensor alone equals its equations; the names of the schedules used."""
-    used: list[str] = []
-    leaves = [t for t in topological(outputs) if t.kind == "input"]
-    feed: dict[Tensor, Array] = {t: integers(sized(t.shape, batch), n) for n, t in enumerate(leaves)}
-    for t in topological(outputs):
-        if t.is_leaf or (all(eq.reduce is None for eq in t.equations)):
-            continue
-        operands, result = laid_out(t, target.lanes("exact" if exact else "f64" if t.dtype == "float64" else "f32"))
-        got, expected, _ = compute(t, feed, operands, result, strictly(used), target, batch, machine=machine, exact=exact)
-        assert np.array_equal(got, expected), f"{[str(eq) for eq in t.equations]}\n{got}\n{expected}"
-    return used
-
+check = partial(check_sums, depthwise, laid_out)
 
 DEPTHWISE = {
     # name                 channels extent     kernel   options

@@ -5,6 +5,8 @@ Lines are shorter than a vector, end inside of one, or fill several; vectors lie
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -24,47 +26,20 @@ from faltung.graph.grad import grad
 from faltung.graph.ops.table import define
 from faltung.graph.pipeline import optimise
 from faltung.graph.tensor import Tensor, topological
-from tests.check import Array, integers, sized
-from tests.codegen.kernels import RUNNABLE, RUNNABLE_IDS, Schedule, compute, residues, run_program, whole
-from tests.codegen.test_depthwise import passes
+from tests.check import integers, sized
+from tests.codegen.kernels import RUNNABLE, RUNNABLE_IDS, residues, run_program, whole
+from tests.codegen.passes import check_sums, passes
 
 N = None
 
 
-def laid_out(t: Tensor) -> tuple[list[Layout], Layout]:
-    """Row-major operands with the halo that the reads need, and a row-major result."""
+def laid_out(t: Tensor, lanes: int = 0) -> tuple[list[Layout], Layout]:
+    """Row-major operands with the halo that the reads need, and a row-major result, whatever the lanes."""
     reads = [[(a, eq.extent) for eq in t.equations for a in eq.read(slot)] for slot in range(len(t.operands))]
     return [plain(o.shape, outside(r, o.shape)) for o, r in zip(t.operands, reads, strict=True)], plain(t.shape)
 
 
-def strictly(schedules: list[str]) -> Schedule:
-    """The schedule, which may refuse only what has nothing to sum."""
-
-    def only(task: Task) -> Plan | str:
-        plan = planar(task)
-        if isinstance(plan, str) and task.equation.reduce is None:
-            from faltung.codegen.schedules.generic import generic
-
-            return generic(task)
-        assert isinstance(plan, Plan), f"{task.equation}: {plan}"
-        schedules.extend(w.schedule for w in plan.works)
-        return plan
-
-    return only
-
-
-def check(outputs: list[Tensor], target: Target, batch: int = 2, machine: str = "interpreter", exact: bool = True) -> list[str]:
-    """Every computed tensor alone equals its equations; the names of the schedules used."""
-    used: list[str] = []
-    leaves = [t for t in topological(outputs) if t.kind == "input"]
-    feed: dict[Tensor, Array] = {t: integers(sized(t.shape, batch), n) for n, t in enumerate(leaves)}
-    for t in topological(outputs):
-        if t.is_leaf or all(eq.reduce is None for eq in t.equations):
-            continue
-        got, expected, _ = compute(t, feed, *laid_out(t), strictly(used), target, batch, machine=machine, exact=exact)
-        assert np.array_equal(got, expected), f"{[str(eq) for eq in t.equations]}\n{got}\n{expected}"
-    return used
-
+check = partial(check_sums, planar, laid_out)
 
 CONVOLUTIONS = {
     # name                 channels, filters, groups, extent, kernel,    options
