@@ -145,9 +145,11 @@ def _thin(t: Tensor, axis: int, width: int) -> bool:
 
 
 def _unsplit(t: Tensor, eq: Equation, axis: int, width: int) -> bool:
-    """Whether lanes do not run along an axis of a result: it is thin, or the channels of a thin operand are (gradients of weights)."""
-    beside = [o for a in eq.accesses if len(a.index) > 2 and a.index[1] == eq.lhs[axis] and (o := t.operands[a.slot]).kind != "parameter"]
-    return _thin(t, axis, width) or any(_thin(o, 1, width) for o in beside)
+    """Whether lanes do not run along an axis of a result: it is thin, counts images, or is the channels of a thin operand (gradients of weights)."""
+    read = [(a.index, o) for a in eq.accesses if len(a.index) > 2 and (o := t.operands[a.slot]).kind != "parameter"]
+    summed = [index for index, _ in read if any(n in eq.bound for form in index for n in form.names)]
+    images = axis == 0 and len(t.shape) > 2 and any(index[0] == eq.lhs[0] for index in summed)
+    return images or _thin(t, axis, width) or any(_thin(o, 1, width) for index, o in read if index[1] == eq.lhs[axis])
 
 
 def _size(t: Tensor, axis: int) -> int:

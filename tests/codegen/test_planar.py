@@ -150,8 +150,9 @@ def test_an_update_in_place_is_part_of_the_kernel() -> None:
 
 
 @pytest.mark.parametrize("channels, width, split", [(3, 5, False), (8, 32, False), (8, 20, True), (9, 32, True), (5, 7, True), (4, 12, False)])
-def test_few_channels_stay_unsplit_where_lines_fill_the_lanes(channels: int, width: int, split: bool) -> None:
-    x, k = dsl.input("x", (N, 1, 6, width)), dsl.parameter(np.zeros((channels, 1, 3, 3)), "k")
+@pytest.mark.parametrize("batch", [N, 16])
+def test_few_channels_stay_unsplit_where_lines_fill_the_lanes(channels: int, width: int, split: bool, batch: int | None) -> None:
+    x, k = dsl.input("x", (batch, 1, 6, width)), dsl.parameter(np.zeros((channels, 1, 3, 3)), "k")
     y = dsl.conv2d(x, k, padding=1)
     outputs = optimise([dsl.relu(y), grad(y, k, dsl.conv2d(dsl.conv2d(x, k, padding=1), dsl.parameter(np.zeros((channels, channels, 1, 1)))))])
     program = lower(outputs, {}, named("avx512"))
@@ -159,6 +160,12 @@ def test_few_channels_stay_unsplit_where_lines_fill_the_lanes(channels: int, wid
     assert [any(b > 1 for b in m.block) for m in layouts if m is not None] == [split] * 2
     assert not any("copy" in str(s.equation) for s in program.steps), "nothing is laid out anew"
     assert all(s.schedule.startswith(("planar", "generic, sum")) != split or s.schedule.startswith("generic") for s in program.steps)
+
+
+def test_lanes_never_count_images() -> None:
+    x, k, c = (dsl.input(name, shape) for name, shape in (("x", (16, 5, 6, 9)), ("k", (2, 5, 1, 1)), ("c", (2, 2, 3, 3))))
+    program = lower(optimise([dsl.conv2d(dsl.relu(dsl.conv2d(x, k)), c, padding=1)]), {}, named("avx512"))
+    assert [s.schedule.split(",")[0] for s in program.steps] == ["planar", "planar"]
 
 
 # ---- what is refused, and why ----
