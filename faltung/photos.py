@@ -20,18 +20,35 @@ Array = np.ndarray
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet's photos, as torchvision's networks were trained with
 DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
+# Pillow's mode of grey with more than 8 bits: what is white
+DEEP = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I;16N": 65535, "I": 65535, "F": 1}
+
 
 def read(path: str | Path) -> Array:
-    """The picture in an image file, in red, green and blue. Raises DataError where it cannot be read."""
+    """The picture in an image file, in red, green and blue; what is as large as its numbers can be is 1.
+
+    Raises DataError where it cannot be read, and where nothing says what is white: numbers of 32 bits, or fractions above 1.
+    """
     try:
         from PIL import Image
     except ImportError as reason:
         raise DataError(f'{path}: image files are read by Pillow: pip install "faltung[examples]"') from reason
     try:
         with Image.open(path) as image:
+            if image.mode in DEEP:
+                return np.repeat(_scaled(np.asarray(image), DEEP[image.mode])[..., None], 3, axis=2)
             return np.asarray(image.convert("RGB"), np.float32) / 255
+    except DataError as reason:
+        raise DataError(f"{path}: {reason}") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as reason:  # SyntaxError: a broken PNG
         raise DataError(f"{path}: cannot be read as an image: {reason}") from reason
+
+
+def _scaled(grey: Array, white: int) -> Array:
+    """Grey of more than 8 bits, in [0, 1]."""
+    if not ((grey >= 0) & (grey <= white)).all():
+        raise DataError(f"its numbers go from {grey.min():g} to {grey.max():g}, and white is taken to be {white}: scale them to [0, {white}]")
+    return grey.astype(np.float32) / np.float32(white)
 
 
 def prepare(picture: Array, side: int = 224, shorter: int = 256) -> Array:

@@ -10,6 +10,7 @@ and never a part. A file of weights alone has bare names and is readable by any 
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +27,7 @@ State = dict[str, Array]
 
 FORMAT, VERSION = "faltung.checkpoint", "1"
 WEIGHTS, OPTIMISER = "weights/", "optimiser/"
+KINDS = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL", "C64")  # safetensors' names
 
 
 class Stateful(Protocol):
@@ -88,7 +90,9 @@ def load_by_name(path: str | Path) -> dict[str, Callable[[], Array]]:
     def one(key: str) -> Array:
         try:
             with safe_open(str(path), framework="np") as file:
-                return np.array(file.get_tensor(key))
+                return _array(file, Path(path), key)
+        except CheckpointError:
+            raise
         except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as reason:
             raise CheckpointError(f"{path}: {key} cannot be read: {reason}") from reason
 
@@ -129,6 +133,26 @@ def fit_into(target: Stateful, state: Mapping[str, Array], what: str) -> None:
     target.load_state_dict(dict(state))
 
 
+def widened(upper: Array) -> Array:
+    """float32 of bfloat16, which NumPy does not have: its bits, as uint16, are the upper half of a float32."""
+    return (upper.astype("u4") << 16).view("f4")
+
+
+def _array(file: Any, path: Path, key: str) -> Array:
+    """An array of a safetensors file that is open as `file`. Raises CheckpointError for an element type that NumPy lacks."""
+    kind = file.get_slice(key).get_dtype()
+    if kind == "BF16":
+        with path.open("rb") as raw:
+            (length,) = struct.unpack("<Q", raw.read(8))
+            about = json.loads(raw.read(length))[key]
+            first, last = about["data_offsets"]
+            raw.seek(8 + length + first)
+            return widened(np.frombuffer(raw.read(last - first), "<u2")).reshape(about["shape"])
+    if kind not in KINDS:
+        raise CheckpointError(f"{path}: {key} is {kind}, an element type that NumPy does not have; save it as one of {', '.join(KINDS)}")
+    return np.array(file.get_tensor(key))
+
+
 def _part(tensors: Mapping[str, Array], prefix: str) -> State:
     return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
 
@@ -154,7 +178,9 @@ def _read(path: Path) -> tuple[State, dict[str, str]]:
         raise CheckpointError(f"{path}: no such file")
     try:
         with safe_open(str(path), framework="np") as file:
-            tensors = {name: np.array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: _array(file, path, name) for name in file.keys()}  # noqa: SIM118
             return tensors, dict(file.metadata() or {})
+    except CheckpointError:
+        raise
     except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as reason:
         raise CheckpointError(f"{path}: not a whole safetensors file: {reason}") from reason

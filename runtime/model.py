@@ -8,7 +8,9 @@ what it holds in every bit.
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -188,6 +190,7 @@ class Model:
         self._prepared = False
         self._updated = list(dict.fromkeys(updates.values()))
         self._lock = threading.Lock()
+        _MODELS.add(self)
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -240,6 +243,11 @@ class Model:
     def largest(self) -> int:
         """The largest batch run so far; 0 before the first run and for models without an open batch."""
         return max(0, self._memory.capacity)
+
+    @property
+    def plan(self) -> plan.Plan | None:
+        """The kernels of a run and where their buffers are; None before the first run."""
+        return self._memory.main
 
     @property
     def barriers(self) -> tuple[bool, ...]:
@@ -371,6 +379,19 @@ class Model:
     def _read_held(self, number: int, dtype: str) -> Array:
         with self._lock:
             return self._memory.read(number, 0).astype(dtype, copy=False)
+
+
+_MODELS: weakref.WeakSet[Model] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for model in list(_MODELS):
+        if model._lock.locked():  # by a thread that this process does not have, and that may not have finished
+            model._lock, model._prepared = threading.Lock(), False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _as_array(t: Tensor, value: Any) -> Array:

@@ -13,7 +13,7 @@ whoever compiles a training step asks `updates` for the new values and assigns t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeGuard
@@ -26,6 +26,9 @@ from faltung.graph.tensor import Tensor, topological
 from faltung.nn.state import Difference, difference
 from faltung.nn.trace import note
 from faltung.runtime.checkpoint import may_lack
+
+if TYPE_CHECKING:
+    from faltung.weights import Again
 
 Now = Callable[[Tensor], Tensor]  # the value of a state as it is by now
 Change = Callable[[Now], "list[tuple[Tensor, Tensor]]"]
@@ -186,7 +189,7 @@ class Module:
 
         def leave(key: str, t: Tensor, outline: np.ndarray) -> None:
             assert again is not None
-            source = partial(_converted, again, places[key], t.dtype)
+            source = _Left(again, places[key], t.dtype)
             t.entrust(t.lend(source), source)
 
         try:
@@ -197,10 +200,14 @@ class Module:
     def save(self, path: str | Path) -> None:
         """Write parameters and states under PyTorch's keys; the name's end, .safetensors, .npz, .pth or .pt, says how.
 
-        The file takes its place whole or not at all. Raises CheckpointError where it cannot be written.
+        The file takes its place whole or not at all. Raises CheckpointError where it cannot be written, and where it is
+        the one in which values were left (`load` with keep=False).
         """
         from faltung import weights
 
+        place = Path(path).resolve()
+        if any(isinstance(t.source, _Left) and t.source.file.path.resolve() == place for t in self._saved().values()):
+            raise CheckpointError(f"{path}: values of this network are in this file alone (keep=False): save it under another name")
         weights.write(path, {key: array for key, array in self.state_dict().items() if not may_lack(key)})
 
     def _take(self, given: Any, strict: bool, shapes: bool, hand: Callable[[str, Tensor, np.ndarray], object]) -> Difference:
@@ -295,8 +302,16 @@ class Module:
         return f"{type(self).__name__}(\n  {body}\n)"
 
 
-def _converted(read: Callable[[str], np.ndarray], name: str, dtype: str) -> np.ndarray:
-    return np.asarray(read(name), dtype, order="C")
+@dataclass(frozen=True)
+class _Left:
+    """A value that was left in its file."""
+
+    file: Again
+    name: str
+    dtype: str
+
+    def __call__(self) -> np.ndarray:
+        return np.asarray(self.file(self.name), self.dtype, order="C")
 
 
 def _is_held(value: object) -> TypeGuard[Tensor]:

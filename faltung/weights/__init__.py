@@ -174,8 +174,8 @@ def _reader(path: Path) -> Callable[[Path], dict[str, Array]]:
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):  # the second is an empty archive
         with zipfile.ZipFile(path) as archive:
             return npz.read if all(name.endswith(".npy") for name in archive.namelist()) else pth.read_zip
+    if head[8:] == b"{":  # before it stands the header's length, which may begin like a pickle
+        return load_weights
     if head[:1] == b"\x80":
         return pth.read_row
-    if head[8:] == b"{":
-        return load_weights
     raise CheckpointError(f"begins with {head!r}: not a safetensors, npz or PyTorch file")

@@ -21,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from faltung.graph.errors import CheckpointError
+from faltung.runtime.checkpoint import widened
 from faltung.weights import pickled
 
 Array = np.ndarray
@@ -194,7 +195,7 @@ def _array(tensor: Strided, data: bytes, order: str) -> Array:
     strides = tuple(s * width for s in tensor.strides)
     array = np.ndarray(tensor.shape, np.dtype(order + kind), data, tensor.offset * width, strides)
     if storage.kind == "bfloat16":
-        return (array.astype("u4") << 16).view("f4")
+        return widened(array)
     return array != 0 if storage.kind == "bool" else array
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import os
 import pickle
 import stat
@@ -23,6 +24,7 @@ import pytest
 
 import faltung as ft
 from faltung import nn, photos, weights, zoo
+from faltung.graph.errors import CheckpointError, DataError
 from faltung.weights import pickled, pth
 
 Array = np.ndarray
@@ -190,6 +192,47 @@ def test_odd_arrays_come_back(end: str, tmp_path: Path) -> None:
     assert same(weights.read(tmp_path / f"w{end}"), {key: np.array(a, order="C") for key, a in odd.items()})
     weights.write(tmp_path / f"w{end}", {})
     assert weights.read(tmp_path / f"w{end}") == {}
+
+
+def test_a_header_may_begin_like_a_pickle(tmp_path: Path) -> None:
+    """A safetensors file begins with its header's length, and a pickle with 128: ResNet-50's header has 28,800 bytes."""
+    path = tmp_path / "a.safetensors"
+    for letters in range(1, 300):
+        weights.write(path, {"w" * letters: np.arange(3)})
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80 and weights.read(path)["w" * letters].tolist() == [0, 1, 2]
+
+
+def test_safetensors_of_bfloat16(tmp_path: Path) -> None:
+    """1.5, −2 and the next number above 1 by their bits; an element type that NumPy lacks is said."""
+    header = {"a": {"dtype": "I8", "shape": [2], "data_offsets": [0, 2]}, "b": {"dtype": "BF16", "shape": [3, 1], "data_offsets": [2, 8]}}
+    path = tmp_path / "b.safetensors"
+
+    def written() -> Path:
+        text = json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + bytes([7, 9]) + struct.pack("<3H", 0x3FC0, 0xC000, 0x3F81))
+        return path
+
+    for found in (weights.read(written()), {name: weights.again(path)(name) for name in ("a", "b")}):
+        assert found["a"].tolist() == [7, 9]
+        assert found["b"].dtype == np.float32 and found["b"].tolist() == [[1.5], [-2.0], [1.0078125]]
+    header["a"]["dtype"] = "F8_E4M3"
+    with pytest.raises(CheckpointError, match="b.safetensors: a is F8_E4M3, an element type that NumPy does not have"):
+        weights.read(written())
+
+
+def test_a_network_is_not_saved_over_what_it_reads(tmp_path: Path) -> None:
+    path = tmp_path / "n.safetensors"
+    net = nn.Linear(3, 2)
+    net.save(path)
+    before = path.read_bytes()
+    net.load(path, keep=False)
+    with pytest.raises(CheckpointError, match="in this file alone"):
+        net.save(tmp_path / "." / path.name)
+    assert path.read_bytes() == before
+    net.save(tmp_path / "other.safetensors")
+    assert (tmp_path / "other.safetensors").read_bytes() == before
 
 
 def test_numpy_reads_the_npz(tmp_path: Path) -> None:
@@ -582,6 +625,19 @@ def test_the_middle_is_cut_out() -> None:
     for wrong in (lambda: photos.crop(picture, 8), lambda: photos.resize(picture[0], 8), lambda: photos.resize(picture, 0)):
         with pytest.raises(ft.ShapeError):
             wrong()
+
+
+@pytest.mark.parametrize("name, kind, white", [("a.png", "u2", 65535), ("a.tiff", "u2", 65535), ("a.tiff", "i4", 65535), ("a.tiff", "f4", 1)])
+def test_more_than_eight_bits(name: str, kind: str, white: int, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="photos are read by Pillow")
+    grey = (np.linspace(0, 1, 35).reshape(5, 7) * white).astype(kind)
+    image.fromarray(grey).save(tmp_path / name)
+    found = photos.read(tmp_path / name)
+    assert found.shape == (5, 7, 3) and np.abs(found - grey[..., None] / white).max() < 1e-6
+    if kind != "u2":
+        image.fromarray(grey - 1).save(tmp_path / name)
+        with pytest.raises(DataError, match=rf"a.tiff: its numbers go from -1 to .* scale them to \[0, {white}\]"):
+            photos.read(tmp_path / name)
 
 
 def test_what_is_no_photo(tmp_path: Path) -> None:

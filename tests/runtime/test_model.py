@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -475,3 +476,16 @@ def test_predicting_while_another_thread_assigns() -> None:
     for w in workers:
         w.join(60)
     assert not wrong and all(np.array_equal(m(x), layer.weight.read().T) for m in models)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_child_forked_during_a_run_runs_the_model_again() -> None:
+    """The thread that held the lock is not in the child."""
+    model = ft.compile(ft.relu(ft.input("x", (None, 3))))
+    assert model(np.float32([[1, -1, 2]])).tolist() == [[1, 0, 2]]
+    with model._lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            os._exit(0 if model(np.float32([[1, -1, 2]])).tolist() == [[1, 0, 2]] else 1)
+    assert os.waitpid(child, 0)[1] == 0
