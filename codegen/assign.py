@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from faltung.codegen.layout import Halo, Layout, blocked, outside, plain
 from faltung.codegen.parts import in_blocks
-from faltung.codegen.schedules.channels import axes, channels
+from faltung.codegen.schedules.channels import axes, channels, narrow
 from faltung.codegen.schedules.lines import filled
 from faltung.codegen.schedules.tile import Lanes, lane_axes, weights_layout
 from faltung.graph.equation import Equation
@@ -101,6 +101,8 @@ def _channels(t: Tensor, user: Tensor, width: int) -> Iterator[int]:
     if len(user.shape) > 2 and not isinstance(user.shape[1], Batch) and _thin(user, 1, width):
         return
     for eq in user.equations:
+        if narrow(eq, width):
+            continue
         streamed = [c.b for c in channels(eq) if c.axis in (1, None) and user.operands[c.b.access.slot] is t]
         yield from (b.axis for b in streamed if b.kind != "alike" and _size(t, b.axis) >= NARROW)
         for read in (a for slot, o in enumerate(user.operands) if o is t for a in eq.read(slot)):
@@ -130,7 +132,7 @@ def _computed(
         if ways:
             axis, way = min(ways, key=lambda w: w[:2])[1:]
             return way.layout(way.equation.lhs, t.shape, axis, width, plain(t.shape).outer)
-        split = [axis for eq in t.equations for axis in axes(eq) if not _unsplit(t, eq, axis, width)]
+        split = [axis for eq in t.equations for axis in axes(eq, width) if not _unsplit(t, eq, axis, width)]
         if split:
             return blocked(t.shape, {1 if 1 in split else split[0]: width})
     return _like_operands(t, found, block)

@@ -16,12 +16,12 @@ from faltung.codegen.assign import layouts
 from faltung.codegen.buffers import Life
 from faltung.codegen.choose import Choice, Chooser, choose
 from faltung.codegen.exact import inexact
-from faltung.codegen.layout import Layout, outside
+from faltung.codegen.layout import Layout, outside, plain
 from faltung.codegen.loops import Kernel
 from faltung.codegen.lower import ELEMENTS
 from faltung.codegen.order import ordered, with_barriers
 from faltung.codegen.parts import Part, copied, parts, placed
-from faltung.codegen.schedules.channels import wanted
+from faltung.codegen.schedules.channels import narrow, wanted
 from faltung.codegen.schedules.filtering import GROWTH
 from faltung.codegen.schedules.lines import Line, lines
 from faltung.codegen.schedules.task import RESULT, Task
@@ -278,6 +278,11 @@ class _Lowering:
         lie, dtypes = tuple(self.layout[o] for o in t.operands), tuple(o.dtype for o in t.operands)
         if isinstance(lines(Task(eq, lie, dtypes, result, t.dtype, self.out.target, self.exact)), Line):
             return {}  # they lie well as they are
+        if narrow(eq, lanes):
+            reads = [[(a, eq.extent) for a in eq.read(slot)] for slot in range(len(t.operands))]
+            flat = tuple(plain(o.shape, outside(r, o.shape)) if r else m for o, r, m in zip(t.operands, reads, lie, strict=True))
+            if isinstance(lines(Task(eq, flat, dtypes, result, t.dtype, self.out.target, self.exact)), Line):
+                return {slot: layout for slot, layout in enumerate(flat) if layout != lie[slot]}
         return wanted(eq, lie, dtypes, t.dtype, result, lanes)
 
     def _copy(self, o: Tensor, want: Layout) -> int:

@@ -220,9 +220,19 @@ def undrawable(c: Channels, lanes: int) -> str | None:
     return None
 
 
-def axes(eq: Equation) -> list[int]:
+def axes(eq: Equation, lanes: int) -> list[int]:
     """Axes of the result that should be split into lanes."""
-    return [c.axis for c in channels(eq) if c.axis is not None and c.b.kind != "alike" and worthwhile(c) is None]
+    return [c.axis for c in _worth(eq) if c.axis is not None and undrawable(c, lanes) is None]
+
+
+def narrow(eq: Equation, lanes: int) -> bool:
+    """Whether it has groups narrower than a vector of which no vector can be drawn: lanes lie along lines (lines.py)."""
+    found = [c for c in _worth(eq) if c.group > 1]
+    return bool(found) and all(undrawable(c, lanes) is not None for c in found)
+
+
+def _worth(eq: Equation) -> list[Channels]:
+    return [c for c in channels(eq) if c.b.kind != "alike" and worthwhile(c) is None]
 
 
 def worthwhile(c: Channels) -> str | None:

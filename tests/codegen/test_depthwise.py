@@ -32,7 +32,7 @@ N = None
 
 def laid_out(t: Tensor, lanes: int) -> tuple[list[Layout], Layout]:
     """Layouts of operands and result with which the schedule applies to the first equation that it applies to."""
-    split = next((a for eq in t.equations for a in axes(eq)), None)
+    split = next((a for eq in t.equations for a in axes(eq, lanes)), None)
     result = plain(t.shape) if split is None else blocked(t.shape, {split: lanes})
     operands = [plain(o.shape) for o in t.operands]
     for eq in t.equations:

@@ -25,6 +25,7 @@ from faltung.graph.evaluate import EXACT, evaluate
 from faltung.graph.grad import grad
 from faltung.graph.ops.table import define
 from faltung.graph.pipeline import optimise
+from faltung.graph.recognise import orientations
 from faltung.graph.tensor import Tensor, topological
 from tests.check import integers, sized
 from tests.codegen.kernels import RUNNABLE, RUNNABLE_IDS, residues, run_program, whole
@@ -136,6 +137,25 @@ def test_what_follows_the_sum_is_part_of_the_kernel(batch: int, width: int) -> N
         assert np.array_equal(bench.read(number), residues(evaluate(t, values, EXACT), "float32")), t
     used = [s.schedule for s in program.steps]
     assert sum(s.startswith("planar, tile") for s in used) >= 4 and sum(s.startswith("planar, parts") for s in used) == 2, used
+
+
+@pytest.mark.parametrize("width, target", [(3, "baseline"), (3, "avx2"), (5, "avx2"), (12, "avx512")])
+@pytest.mark.parametrize("transposed", [False, True], ids=["", "transposed"])
+def test_groups_of_which_no_vector_can_be_drawn(width: int, target: str, transposed: bool) -> None:
+    """Between two layers whose lanes are channels: all three passes have lanes along lines."""
+    count, wide = 2 * width, 8
+    x, a, c = dsl.input("x", (N, wide, 3, 7)), dsl.input("a", (count, wide, 1, 1)), dsl.input("c", (wide, count, 1, 1))
+    k, b = dsl.parameter(np.zeros((count, width, 2, 3)), "k"), dsl.input("b", (count,))
+    layer = dsl.conv_transpose2d if transposed else dsl.conv2d
+    y = dsl.conv2d(dsl.relu(layer(dsl.conv2d(x, a), k, b, groups=2, padding=1)), c)
+    outputs = optimise([y, *grad(y, [x, k, b], dsl.input("g", tuple(N if n == 0 else e for n, e in enumerate(y.shape))))])
+    values = {t: integers(sized(t.shape, 2), n) for n, t in enumerate(t for t in topological(outputs) if t.is_leaf)}
+    program = lower(outputs, {}, named(target), exact=True)
+    bench = run_program(program, values, 2, exact=True)
+    for number, t in zip(program.outputs, outputs, strict=True):
+        assert np.array_equal(bench.read(number), residues(evaluate(t, values, EXACT), "float32")), t
+    used = [s.schedule for s in program.steps if orientations(s.equation) and "·g" in str(s.equation)]
+    assert sum(u.startswith("planar") for u in used) == 3 and all(u.startswith(("planar", "generic, sum of parts")) for u in used), used
 
 
 def test_an_update_in_place_is_part_of_the_kernel() -> None:
