@@ -16,11 +16,13 @@ from faltung.codegen.loops import (
     Bitcast,
     Buffer,
     Call,
+    Const,
     Expr,
     Fma,
     For,
     Gather,
     If,
+    Int,
     InvalidKernel,
     Kernel,
     Let,
@@ -141,7 +143,7 @@ class Scope:
 
     def expression(self, x: Expr) -> None:
         """Check operands before operators, each shared node once a statement."""
-        if id(x) in self.seen:
+        if id(x) in self.seen or isinstance(x, Int | Const):
             return
         self.seen.add(id(x))
         for child in children(x):
@@ -203,5 +205,5 @@ class Scope:
             self.expect(mask, type_of("bool", value.lanes), f"the mask of the {what} {buffer.name}")
 
     def expect(self, x: Expr, type: Type, what: str) -> None:
-        if x.type != type:
+        if x.type is not type and x.type != type:
             raise InvalidKernel(f"{what} is {x.type}, needs {type}")

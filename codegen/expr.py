@@ -6,10 +6,10 @@ constants gathered on the right and outermost, so that an address is `variable p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from faltung.codegen.element import BOOL, HALF, INDEX, PRIME, InvalidKernel, Type, type_of
 
@@ -29,6 +29,10 @@ class Expr:
 
     __slots__ = ()
     type: Type
+    parts: ClassVar[tuple[str, ...]]  # the fields that hold expressions, in order
+
+    def __init_subclass__(cls) -> None:
+        cls.parts = tuple(name for name, kind in cls.__annotations__.items() if "Expr" in kind)
 
     __add__, __radd__ = infix("+"), infix("+", swapped=True)
     __sub__, __rsub__ = infix("-"), infix("-", swapped=True)
@@ -198,6 +202,8 @@ def const(value: Number, type: Type) -> Expr:
 
     Raises InvalidKernel for a number the type cannot hold, such as 0.5 as an integer.
     """
+    if type is INDEX and isinstance(value, int):  # most are
+        return Int(int(value))
     if type.kind == "exact":
         if value in (float("inf"), float("-inf")):
             return Const(HALF if value > 0 else PRIME - HALF, type)
@@ -381,12 +387,13 @@ def key(x: Var | Reg | Temp) -> str:
     return f"{type(x).__name__}:{x.name}"
 
 
-def children(x: Expr) -> Iterator[Expr]:
+def children(x: Expr) -> list[Expr]:
     """The operands of an expression, in order of evaluation."""
-    names: tuple[str, ...] = type(x).__slots__  # the fields of the dataclass, in order
-    for name in names:
+    found: list[Expr] = []
+    for name in x.parts:
         part = getattr(x, name)
         if isinstance(part, Expr):
-            yield part
-        elif isinstance(part, tuple):
-            yield from (p for p in part if isinstance(p, Expr))
+            found.append(part)
+        elif part is not None:
+            found += part
+    return found

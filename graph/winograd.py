@@ -93,6 +93,15 @@ class Filtering:
         terms = (s * sum(c * c for c in b) * sum(c * c for c in g) for s, b, g in zip(square, self.b, self.g, strict=True))
         return float(sum(terms, Fraction(0)) / (self.m * self.r))
 
+    @cached_property
+    def counts(self) -> dict[str, tuple[int, int, int]]:
+        """Columns, rows and terms of each of the matrices a, g and b."""
+        found = {}
+        for name, matrix in (("a", self.a), ("g", self.g), ("b", self.b)):
+            shared = sums(matrix)
+            found[name] = len(matrix[0]), len(matrix), sum(len(s) for s in (*shared.steps, *shared.rows))
+        return found
+
     def __str__(self) -> str:
         fault = self.fault()
         return "\n".join(

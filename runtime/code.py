@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from faltung.codegen import emit
 from faltung.codegen.loops import Kernel
@@ -16,10 +17,11 @@ PLACEHOLDER = "kernel"  # every schedule calls its kernel so; the symbol is a ha
 
 
 class Compiled(Kernel):
-    """A kernel that was compiled under `symbol` before."""
+    """A kernel whose text was written before, and compiled under `symbol`; `reach` is what reached.py has kept of it."""
 
-    __slots__ = ("symbol",)
+    __slots__ = ("symbol", "reach")
     symbol: str
+    reach: Any
 
 
 class Code:
@@ -40,13 +42,16 @@ class Code:
 
 def build(kernels: Iterable[Kernel], target: Target) -> Code:
     """Machine code of the kernels. Raises CompileError when LLVM refuses one."""
+    waiting, made = _ahead(target)
     images: dict[str, bytes | None] = {}
     texts: dict[str, str] = {}
     symbols: dict[int, str] = {}
 
     def known(symbol: str) -> bool:
+        if symbol in waiting:
+            texts[symbol] = waiting.pop(symbol)
         if symbol not in images:
-            images[symbol] = cache.get(symbol)
+            images[symbol] = made.get(symbol) or (None if symbol in texts else cache.get(symbol))
         return images[symbol] is not None or symbol in texts
 
     for kernel in {id(k): k for k in kernels}.values():
@@ -57,7 +62,27 @@ def build(kernels: Iterable[Kernel], target: Target) -> Code:
                 texts[symbol] = text
         symbols[id(kernel)] = symbol
     found = [each for each in images.values() if each is not None]
-    return Code(image.load([*found, *_compiled(texts, target)]), symbols, len(texts))
+    return Code(image.load([*found, *_compiled(texts, target)]), symbols, len(texts) + len(made.keys() & images.keys()))
+
+
+def ordered(kernel: Kernel, target: Target) -> str:
+    """The symbol of a kernel's code, which is compiled from now on where somebody compiles ahead."""
+    symbol, text = named(kernel, target)
+    ahead = workshop.current(target)
+    if ahead is not None and symbol not in ahead.known and cache.get(symbol) is None:
+        ahead.add(symbol, text)
+    return symbol
+
+
+def _ahead(target: Target) -> tuple[dict[str, str], dict[str, bytes]]:
+    """Texts that wait to be compiled, if they are little, and the images of all others that were ordered; these are kept."""
+    ahead = workshop.current(target)
+    if ahead is None:
+        return {}, {}
+    made = {symbol: image.link(code) for symbol, code in ahead.finished().items()}
+    for symbol, each in made.items():
+        cache.put(symbol, each)
+    return ahead.waiting, made
 
 
 def machine_code(text: str, target: Target) -> bytes:

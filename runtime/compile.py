@@ -24,6 +24,7 @@ from faltung.runtime.facts import measured
 from faltung.runtime.model import Model
 from faltung.runtime.trace import Trace
 from faltung.runtime.tune import Tuned
+from faltung.runtime.workshop import compiling_ahead
 
 
 class Trainable(Protocol):
@@ -65,10 +66,11 @@ def compile(outputs: Tensor | Sequence[Tensor], *, dtype: str | None = None, acc
         wanted, origins = _retyped(wanted, dtype)
     trace = Trace()
     history = History(wanted)
-    program = lower(optimise(wanted, trace.passed, history=history), {}, host(), accuracy=accuracy, choose=_chooser(tune))
-    program.history = history
-    trace.lowered(program, host())
-    return Model(program, single, origins, {})
+    with compiling_ahead(host()):
+        program = lower(optimise(wanted, trace.passed, history=history), {}, host(), accuracy=accuracy, choose=_chooser(tune))
+        program.history = history
+        trace.lowered(program, host())
+        return Model(program, single, origins, {})
 
 
 def _chooser(tune: bool | int) -> Chooser:
@@ -113,10 +115,11 @@ def compile_step(
     for (old, _), new in zip(assignments, results[count:], strict=True):
         updates[new] = old
         assert in_place(new, old), f"the update of {old.name} cannot be written in place"
-    program = lower(results[:count], updates, host(), accuracy=accuracy, choose=measured)
-    program.history = history
-    trace.lowered(program, host())
-    return Step(program, update, optimiser, updates)
+    with compiling_ahead(host()):
+        program = lower(results[:count], updates, host(), accuracy=accuracy, choose=measured)
+        program.history = history
+        trace.lowered(program, host())
+        return Step(program, update, optimiser, updates)
 
 
 def _check_kinds(loss: object, network: object, optimiser: object, outputs: object) -> None:

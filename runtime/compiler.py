@@ -1,10 +1,8 @@
 """LLVM IR text → object code. LLVM is all that this file loads: it is also a program, which compiles for another process.
 
     python compiler.py CPU FEATURES FOLDER    FOLDER is where llvmlite lies
-    reads     eight bytes with a length, and so long a JSON list of texts
+    reads     a JSON list of texts
     writes    for each of them eight bytes with the length of its object, and the object
-
-Nobody waits for the end of a stream: a process that was forked meanwhile may hold it open.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import struct
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import IO, Any
+from typing import Any
 
 LENGTH = struct.Struct("<Q")
 
@@ -61,7 +59,7 @@ def optimised(text: str, machine: Any) -> Any:
 
 def main(cpu: str, features: str, folder: str) -> None:
     """Compile what stands on the standard input."""
-    texts = json.loads(sys.stdin.buffer.read(*LENGTH.unpack(sys.stdin.buffer.read(LENGTH.size))))
+    texts = json.load(sys.stdin.buffer)
     sys.path.append(folder)
     generator = machine(cpu, features)
     made = [bytes(generator.emit_object(optimised(text, generator))) for text in texts]
@@ -70,19 +68,19 @@ def main(cpu: str, features: str, folder: str) -> None:
 
 def asked(texts: Sequence[str]) -> bytes:
     """What `main` reads for these texts."""
-    listed = json.dumps(texts).encode()
-    return LENGTH.pack(len(listed)) + listed
+    return json.dumps(texts).encode()
 
 
-def answered(pipe: IO[bytes], count: int) -> list[bytes]:
-    """The objects that `main` writes for so many texts; fewer where it ends before."""
+def answered(written: bytes, count: int) -> list[bytes]:
+    """The objects that `main` has written for so many texts; fewer where it ended before."""
     found: list[bytes] = []
-    while len(found) < count and len(head := pipe.read(LENGTH.size)) == LENGTH.size:
+    at = 0
+    while len(found) < count and len(head := written[at : at + LENGTH.size]) == LENGTH.size:
         (length,) = LENGTH.unpack(head)
-        code = pipe.read(length)
-        if not length or len(code) < length:
+        at += LENGTH.size + length
+        if not length or at > len(written):
             break
-        found.append(code)
+        found.append(written[at - length : at])
     return found
 
 

@@ -1,11 +1,10 @@
-"""What the kernels of a program reach, for its plan: worked out once, and kept beside their code.
+"""What the kernels of a program reach, for its plan: worked out once, and kept with the choice that they come from.
 
 Kernels that are recalled have no loops at hand, and writing them again would take longer than all else.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,41 +13,44 @@ import numpy as np
 
 from faltung.codegen import reach
 from faltung.codegen.interval import Numbers
+from faltung.codegen.layout import Layout
 from faltung.codegen.loops import Kernel
 from faltung.codegen.program import Program
 from faltung.codegen.reach import Reach, Uses
-from faltung.runtime import cache
-from faltung.runtime.code import Code
-from faltung.runtime.recall import source
+from faltung.runtime.code import Code, Compiled
 from faltung.runtime.waits import Use, used
 
-FORMAT = 1  # of what is kept
+Periods = tuple[int, ...]  # of a kernel's buffers
 
 
 def reached(program: Program, code: Code) -> list[tuple[Use, ...]]:
     """What each step of a run reaches."""
-    periods = [reach.period(slot.layout) for slot in program.slots]
-    known: dict[tuple[str, tuple[int, int], tuple[int, ...]], Sequence[Uses]] = {}
+    known: dict[tuple[str, tuple[int, int], Periods], Sequence[Uses]] = {}  # the code does not say how many units there are
     found = []
     for step in program.steps:
-        key = code.symbol(step.kernel), step.kernel.units, tuple(periods[b] for b in step.buffers)
+        periods = _periods([program.slots[b].layout for b in step.buffers])
+        key = code.symbol(step.kernel), step.kernel.units, periods
         if key not in known:
-            known[key] = _kept(step.kernel, *key)
+            known[key] = _read(step.kernel, periods) or reach.reach(step.kernel, periods)
         found.append(used(step.buffers, step.kernel, known[key]))
     return found
 
 
-def _kept(kernel: Kernel, symbol: str, units: tuple[int, int], periods: tuple[int, ...]) -> Sequence[Uses]:
-    """What a kernel reaches, as it was kept, or worked out now. Its code does not say how many units there are."""
-    hashed = source()
-    key = f"reach {FORMAT}\n{hashed}\n{symbol}\n{units}\n{periods}"
-    entry = cache.get(key) if hashed else None
-    if entry is not None:
-        return [Uses(*(tuple(map(_read, way)) for way in uses)) for uses in json.loads(entry)]
-    found = reach.reach(kernel, periods)
-    if hashed:
-        cache.put(key, json.dumps([[[_written(r) for r in way] for way in (u.read, u.written)] for u in found]).encode())
-    return found
+def kept(kernel: Kernel, layouts: Sequence[Layout | None]) -> Any:
+    """What a kernel reaches, worked out now from its loops, as what JSON can hold."""
+    periods = _periods(layouts)
+    return [periods, [[[_written(r) for r in way] for way in (u.read, u.written)] for u in reach.reach(kernel, periods)]]
+
+
+def _read(kernel: Kernel, periods: Periods) -> Sequence[Uses] | None:
+    """What a kernel reaches, if that was kept for these periods."""
+    if not isinstance(kernel, Compiled) or kernel.reach is None or tuple(kernel.reach[0]) != periods:
+        return None
+    return [Uses(*(tuple(map(_reach, way)) for way in uses)) for uses in kernel.reach[1]]
+
+
+def _periods(layouts: Sequence[Layout | None]) -> Periods:
+    return tuple(map(reach.period, layouts))
 
 
 # ---- as text: numbers mostly rise by equal steps ----
@@ -58,7 +60,7 @@ def _written(r: Reach) -> list[Any]:
     return [_runs(r.first), _runs(r.last), r.slope, r.period]
 
 
-def _read(entry: list[Any]) -> Reach:
+def _reach(entry: list[Any]) -> Reach:
     first, last, slope, period = entry
     return Reach(_numbers(first), _numbers(last), slope, period)
 

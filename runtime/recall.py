@@ -2,10 +2,12 @@
 
     key      the task, spelled out in full, names included; the machine, where it matters; the source of all that schedules
              and writes loops
-    entry    the schedule and what was refused; for each kernel its buffers, its work and the symbol of its code (JSON)
+    entry    the schedule and what was refused; for each kernel its buffers, its work, the symbol of its code, and what it
+             reaches (JSON)
 
 A kernel that is recalled has all that a program must know to call it. Its loops are written when somebody reads them, by
-the same choice: to print them, or because the code is gone from the cache. Nothing is recalled, and nothing kept, by a
+the same choice: to print them, or because the code is gone from the cache. Where texts are compiled ahead, a choice is at
+once what it will be for those who recall it, and the loops of a network are never in memory together. Nothing is recalled, and nothing kept, by a
 process whose source changed after it was read.
 """
 
@@ -22,10 +24,10 @@ from faltung import codegen, graph
 from faltung.codegen.choose import Choice, Chooser
 from faltung.codegen.loops import Batch, Buffer, Expr as Index, Int, Kernel
 from faltung.codegen.machine import Machine
-from faltung.codegen.schedules.task import Plan, Task, Work
+from faltung.codegen.schedules.task import RESULT, Plan, Task, Work
 from faltung.graph.expr import Expr
 from faltung.graph.index import Batch as Open
-from faltung.runtime import cache, code
+from faltung.runtime import cache, code, reached, workshop
 
 ASKED = b"asked"  # the entry of a task for which the machine matters
 MARGIN = 10.0  # seconds: reading takes a moment, and clocks of files are coarse
@@ -40,7 +42,7 @@ class Recalled(code.Compiled):
     def __init__(self, entry: dict[str, Any], number: int, again: Any) -> None:
         fixed, each = entry["total"]
         total: Index = Batch() * each + fixed if each else Int(fixed)
-        given = {"name": entry["name"], "total": total, "symbol": entry["symbol"], "number": number, "again": again}
+        given = {"name": entry["name"], "total": total, "symbol": entry["symbol"], "number": number, "again": again, "reach": entry["reach"]}
         given |= {kind: tuple(Buffer(n, e, (a, b), w) for n, e, (a, b), w in entry[kind]) for kind in ("buffers", "private")}
         for name, value in given.items():
             object.__setattr__(self, name, value)
@@ -67,7 +69,7 @@ def recall(task: Task, choose: Chooser, about: str = "") -> Choice:
     if entry == ASKED:
         entry = cache.get(f"{key}\n{spelled(task.machine)}")
     if entry is not None:
-        return _read(json.loads(entry), once(lambda: choose(task)))
+        return _read(json.loads(entry), task, choose)
     asked: list[Machine] = []
 
     def facts() -> Machine:
@@ -78,8 +80,9 @@ def recall(task: Task, choose: Chooser, about: str = "") -> Choice:
     if asked:
         cache.put(key, ASKED)
         key = f"{key}\n{spelled(asked[0])}"
-    cache.put(key, json.dumps(_written(choice, task)).encode())
-    return choice
+    written = _written(choice, task)
+    cache.put(key, json.dumps(written).encode())
+    return choice if workshop.current(task.target) is None else _read(written, task, choose)
 
 
 @once
@@ -87,7 +90,7 @@ def source() -> str | None:
     """A hash of the source that choices depend on; None where it may not be the source that runs."""
     folders = [Path(folder) for package in (graph, codegen) for folder in package.__path__]
     files = sorted(file for folder in folders for file in folder.rglob("*.py"))
-    names = [__file__, code.__file__, *code.COMPILING, *map(str, files)]
+    names = [__file__, code.__file__, reached.__file__, *code.COMPILING, *map(str, files)]
     try:
         if not files or max(Path(name).stat().st_mtime for name in names) > graph.READ - MARGIN:
             return None
@@ -103,6 +106,17 @@ def _written(choice: Choice, task: Task) -> dict[str, Any]:
     def buffers(given: tuple[Buffer, ...]) -> list[list[Any]]:
         return [[b.name, b.elem, b.size, b.written] for b in given]
 
+    layouts = dict(enumerate(task.operands)) | {RESULT: task.result}
+    ready = set(task.steady)
+
+    def reach(work: Work) -> Any:
+        """What the kernel reaches; nobody asks where it runs once, on what is ready before a run."""
+        written = {a for a, b in zip(work.arguments, work.kernel.buffers, strict=True) if b.written}
+        if set(work.arguments) - written <= ready:
+            ready.update(written)
+            return None
+        return reached.kept(work.kernel, [layouts.get(a) for a in work.arguments])
+
     works = [
         {
             "arguments": w.arguments,
@@ -111,14 +125,16 @@ def _written(choice: Choice, task: Task) -> dict[str, Any]:
             "total": w.kernel.units,
             "buffers": buffers(w.kernel.buffers),
             "private": buffers(w.kernel.private),
-            "symbol": code.named(w.kernel, task.target)[0],
+            "symbol": code.ordered(w.kernel, task.target),
+            "reach": reach(w),
         }
         for w in choice.plan.works
     ]
     return {"name": choice.name, "refused": choice.refused, "instead": choice.plan.instead_of, "scratch": choice.plan.scratch, "works": works}
 
 
-def _read(entry: dict[str, Any], again: Any) -> Choice:
+def _read(entry: dict[str, Any], task: Task, choose: Chooser) -> Choice:
+    again = once(lambda: choose(task))
     kernels: list[Kernel] = [Recalled(w, number, again) for number, w in enumerate(entry["works"])]
     works = tuple(Work(k, tuple(w["arguments"]), w["schedule"]) for k, w in zip(kernels, entry["works"], strict=True))
     instead = tuple((n, r) for n, r in entry["instead"])

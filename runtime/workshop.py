@@ -3,18 +3,25 @@
 A process that compiles holds LLVM, which is larger than many a network, until it ends. The others end before the weights
 come, and this one stays small. It compiles what is little itself when it has done so before, or asks often; and
 everything where there can be no other process.
+
+While a network is lowered, its texts are compiled as they are written (Ahead): this process keeps none of them, and there
+is little left to compile at the end.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import itertools
+import os
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, Popen
+from subprocess import DEVNULL, Popen
+from tempfile import TemporaryFile
 from threading import Timer
+from typing import IO
 
 from faltung.codegen.target import Target
 from faltung.graph.errors import CompileError
@@ -22,6 +29,7 @@ from faltung.runtime import compiler, image
 from faltung.runtime.threads import processors
 
 LITTLE = 1 << 18  # characters: for LLVM no more work than a process takes to start
+PORTION = 1 << 19  # characters that are worth a process while more are written
 OFTEN = 4
 PATIENCE, SLOWEST = 120, 20_000  # seconds, and characters a second, after which another process is not waited for
 ABORTED = (-4, -6, -8, -11)  # ended by itself: here the same text would end this process
@@ -43,34 +51,102 @@ def _here(text: str, target: Target) -> bytes:
 
 def _elsewhere(texts: Sequence[str], target: Target) -> dict[int, bytes]:
     """The objects of texts by number; fewer where other processes cannot be had, or fail. Raises CompileError where LLVM ends one."""
-    llvmlite = importlib.util.find_spec("llvmlite")
-    plain = Path(sys.executable or "").name.startswith("python") and not getattr(sys, "frozen", False)
-    if not (texts and plain and llvmlite and llvmlite.origin):
-        return {}  # who is embedded in a program would start that again
-    order = [sys.executable, "-I", "-S", compiler.__file__, target.cpu, target.features, str(Path(llvmlite.origin).parent.parent)]
-    shares = _shares(texts, processors())
-    found: dict[int, bytes] = {}
+    ahead = Ahead(target)
     try:
-        with ExitStack() as running:
-            others = [running.enter_context(Popen(order, stdin=PIPE, stdout=PIPE, stderr=DEVNULL)) for _ in shares]
-            for other, share in zip(others, shares, strict=True):
-                late = Timer(PATIENCE + sum(len(texts[n]) for n in share) / SLOWEST, other.kill)
-                late.daemon = True
-                late.start()
-                running.callback(late.cancel)
-                assert other.stdin is not None
-                with other.stdin as pipe:  # each reads all of it at once
-                    pipe.write(compiler.asked([texts[n] for n in share]))
-            for other, share in zip(others, shares, strict=True):
-                assert other.stdout is not None
-                objects = compiler.answered(other.stdout, len(share))
-                if other.wait() in ABORTED:
-                    raise CompileError(f"LLVM failed with signal {-other.returncode} on one of {len(share)} kernels, for {target!r}")
-                if other.returncode == 0:
-                    found |= zip(share, objects, strict=False)
+        ahead.waiting |= {str(n): text for n, text in enumerate(texts)}
+        ahead.begin(processors())
+        return {int(n): code for n, code in ahead.made().items()}
     except OSError:
         return {}
-    return found
+    finally:
+        ahead.stop()
+
+
+# ---- texts that are compiled while others are written ----
+
+
+class Ahead:
+    """Texts under keys for other processes. What these fail to compile is nowhere: it has to be asked for again."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.waiting: dict[str, str] = {}
+        self.known: set[str] = set()
+        self._begun: list[tuple[list[str], Other]] = []
+
+    def add(self, key: str, text: str) -> None:
+        """Have a text compiled, once it is worth a process and a processor has nothing else to do."""
+        self.known.add(key)
+        self.waiting[key] = text
+        if sum(map(len, self.waiting.values())) >= PORTION and sum(other.busy for _, other in self._begun) < max(1, processors() - 1):
+            with suppress(OSError):  # or they wait until the end
+                self.begin(1)
+
+    def begin(self, count: int) -> None:
+        """Compile all that waits in so many processes. Raises OSError where there can be none."""
+        llvmlite = importlib.util.find_spec("llvmlite")
+        if not (llvmlite and llvmlite.origin):
+            raise FileNotFoundError("llvmlite")
+        order = ["-S", compiler.__file__, self.target.cpu, self.target.features, str(Path(llvmlite.origin).parent.parent)]
+        keys = list(self.waiting)
+        for share in _shares(list(self.waiting.values()), count):
+            texts = [self.waiting[keys[n]] for n in share]
+            other = Other(order, compiler.asked(texts), PATIENCE + sum(map(len, texts)) / SLOWEST)
+            self._begun.append(([keys[n] for n in share], other))
+        self.waiting.clear()
+
+    def finished(self) -> dict[str, bytes]:
+        """The objects of all texts, by key, but for a few that wait still. Raises CompileError where LLVM ended a process."""
+        if sum(map(len, self.waiting.values())) > LITTLE:
+            with suppress(OSError):
+                self.begin(processors())
+        return self.made()
+
+    def made(self) -> dict[str, bytes]:
+        """The objects of all that was begun, by key. Raises CompileError where LLVM ended a process."""
+        found: dict[str, bytes] = {}
+        while self._begun:
+            keys, other = self._begun.pop(0)
+            code, answer = other.answer()
+            if code in ABORTED:
+                raise CompileError(f"LLVM failed with signal {-code} on one of {len(keys)} kernels, for {self.target!r}")
+            if code == 0:
+                found |= zip(keys, compiler.answered(answer, len(keys)), strict=False)
+        return found
+
+    def rest(self) -> None:
+        """Wait for what was begun."""
+        for _, other in self._begun:
+            other.wait()
+
+    def stop(self) -> None:
+        """End what was begun."""
+        for _, other in self._begun:
+            other.stop()
+
+
+_ahead: ContextVar[Ahead | None] = ContextVar("ahead", default=None)
+
+
+@contextmanager
+def compiling_ahead(target: Target) -> Iterator[None]:
+    """In this context `current()` takes texts."""
+    ahead = Ahead(target)
+    token = _ahead.set(ahead)
+    try:
+        yield
+    finally:
+        _ahead.reset(token)
+        ahead.stop()
+
+
+def current(target: Target) -> Ahead | None:
+    """What takes texts for the target here, if anything does."""
+    ahead = _ahead.get()
+    return ahead if ahead is not None and ahead.target == target else None
+
+
+# ---- another process ----
 
 
 def _shares(texts: Sequence[str], count: int) -> list[list[int]]:
@@ -79,3 +155,52 @@ def _shares(texts: Sequence[str], count: int) -> list[list[int]]:
     for n in sorted(range(len(texts)), key=lambda n: -len(texts[n])):
         min(shares, key=lambda share: sum(len(texts[m]) for m in share)).append(n)
     return shares
+
+
+class Other:
+    """This interpreter in another process, with arguments and a standard input. Raises OSError where it cannot be had.
+
+    What it reads and writes are files: it need not wait for this process, nor this one for the end of a stream, which a
+    process that was forked meanwhile may hold open. It is ended after `patience` seconds.
+    """
+
+    def __init__(self, arguments: Sequence[str], given: bytes, patience: float) -> None:
+        if not Path(sys.executable or "").name.startswith("python") or getattr(sys, "frozen", False):
+            raise FileNotFoundError("an interpreter: who is embedded in a program would start that again")
+        self._answer = _file()
+        with _file() as source:
+            source.write(given)
+            source.seek(0)
+            self._process = Popen([sys.executable, "-I", *arguments], stdin=source, stdout=self._answer, stderr=DEVNULL)
+        self._late = Timer(patience, self._process.kill)
+        self._late.daemon = True
+        self._late.start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def wait(self) -> int:
+        """Its code, when it has ended."""
+        code = self._process.wait()
+        self._late.cancel()
+        return code
+
+    def answer(self) -> tuple[int, bytes]:
+        """Its code, and what it has written, when it has ended."""
+        code = self.wait()
+        with self._answer as written:
+            written.seek(0)
+            return code, written.read()
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.kill()
+        self.wait()
+        self._answer.close()
+
+
+def _file() -> IO[bytes]:
+    """A file without a name; in memory, where the system has such files."""
+    return os.fdopen(os.memfd_create("faltung"), "w+b") if hasattr(os, "memfd_create") else TemporaryFile()

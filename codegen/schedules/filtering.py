@@ -11,7 +11,7 @@ which Winograd has more of. Where it is open how many images come, the mean of o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import product
 from math import hypot, prod
 
@@ -21,7 +21,7 @@ from faltung.codegen.schedules.task import Task
 from faltung.codegen.schedules.tile import Form, fit, fixed, row_block
 from faltung.graph.index import Batch
 from faltung.graph.recognise import Contraction
-from faltung.graph.winograd import MOST_POINTS, Filtering, Matrix, sums
+from faltung.graph.winograd import MOST_POINTS, Filtering
 
 # the most that rounding errors may grow by, over all axes: F(4,3) in two dimensions has 23, F(6,3) 426
 GROWTH = {"strict": 1.0, "balanced": 30.0, "fast": 500.0}
@@ -164,20 +164,13 @@ class Tiling:
 
 def _operations(which: str, algorithms: tuple[Filtering, ...]) -> int:
     """Of one transform: every matrix is applied to all lines along its axis, one axis after the other."""
-    counts = [_counts(getattr(f, which)) for f in algorithms]
+    counts = [f.counts[which] for f in algorithms]
     total, sizes = 0, [columns for columns, _, _ in counts]
     for axis, (_, rows, terms) in enumerate(counts):
         sizes[axis] = 1
         total += terms * prod(sizes)
         sizes[axis] = rows
     return total
-
-
-@cache
-def _counts(matrix: Matrix) -> tuple[int, int, int]:
-    """Columns, rows and terms of a matrix."""
-    shared = sums(matrix)
-    return len(matrix[0]), len(matrix), sum(len(s) for s in (*shared.steps, *shared.rows))
 
 
 def tiling(task: Task) -> Tiling | str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -83,12 +85,39 @@ def test_all_cores_read_no_less_than_one() -> None:
     assert facts.believed(replace(KNOWN, stream=25e9, streams=5e9), named("avx2")).streams == 25e9
 
 
-def test_measuring() -> None:
+@pytest.mark.parametrize("measure", [facts.measure, facts.measured_here])
+def test_measuring(measure: Callable[[Target], Machine]) -> None:
     """Whatever runs beside: numbers that this machine can have."""
     target = host()
-    found = facts.measure(target)
+    found = measure(target)
     assert found == facts.believed(found, target) and found.cores >= 1 and found.stream <= found.streams
     assert str(found).startswith(f"{found.cores} core") and "GB/s" in str(found)
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> None:
+    """Every other process is this script."""
+    (program := tmp_path / "python").write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+
+def test_they_are_measured_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "measured_here", lambda _: pytest.fail("measured here"))
+    text = json.dumps([facts.about(host()), json.dumps(asdict(KNOWN))])
+    (tmp_path / "answer").write_text(text)
+    answers(monkeypatch, tmp_path, f"cat {tmp_path / 'answer'}")
+    assert facts.measure(host()) == facts.believed(KNOWN, host())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the other process is a script")
+@pytest.mark.parametrize("script", ["exit 3", "echo no", "echo '[1]'", "echo '[\"another machine\", \"{}\"]'", "echo '[1, 2]'", "kill -6 $$", "exec sleep 30"])
+def test_what_another_process_does_not_tell_is_measured_here(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "measured_here", lambda _: KNOWN)
+    monkeypatch.setattr(facts, "PATIENCE", 0.2)
+    answers(monkeypatch, tmp_path, script)
+    assert facts.measure(host()) == KNOWN
+    monkeypatch.setattr(sys, "executable", "")
+    assert facts.measure(host()) == KNOWN
 
 
 def test_more_threads_than_steps_fit_into_memory() -> None:
@@ -105,7 +134,7 @@ def test_where_measuring_fails_a_typical_machine_is_assumed(monkeypatch: pytest.
         raise CompileError("no")
 
     monkeypatch.setattr(facts, "streaming", fails)
-    found, usual = facts.measure(host()), typical(host())
+    found, usual = facts.measured_here(host()), typical(host())
     assert found.products == usual.products and found.stream == usual.stream
 
 
