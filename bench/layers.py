@@ -6,13 +6,18 @@ besides its sums (folded normalisation, activation, addition) is in its time and
 
     GFLOP/s    two for every product of the definition: Winograd's algorithm may exceed the peak
     %          of the multiply-add peak of all threads, measured before every run
-    GB/s       weights and operands and the result moved once, in the kernels' time
-    memory     the part of the time in which memory, at the bandwidths measured here with as many threads, moves these bytes:
-               weights from the level in which all that a run touches fits, operands from, and the result to, the level in
-               which the two of them fit
-    bound      by what the layer is bound: `memory` where the bytes take longer than the products at the peak
+    GB/s       lines of memory that all threads move in the kernels' time: each thread what it reads, and what it writes
+               twice, because a line is fetched before it is written
+    memory     the part of the time in which memory moves these lines, one after another, at the bandwidths measured here
+               with as many threads; that a copy takes as long as reading and writing apart do was tried. A line comes from
+               the nearest level that holds all that was touched since the line itself was, in memory as it is placed
+               (traffic.py, reuse.py): a result's lines are those of what lay there before. In a cache of one thread only
+               what this thread touched counts, and no line that goes to and fro between threads
+    from       the level that most of this part of the time goes to
+    bound      by what the layer is bound: `memory` where the lines take longer than the products at the peak
 
-A layer that stands in several places counts by the median of all of them.
+Each kernel moves a line once: what it reads again is taken to be in its first level of cache. A layer that stands in
+several places counts by the median of all of them.
 """
 
 from __future__ import annotations
@@ -32,10 +37,9 @@ import numpy as np
 import faltung as ft
 from bench.inference import NETWORKS
 from bench.timing import table
+from bench.traffic import Level, for_one_image, traffic
 from faltung import zoo
-from faltung.codegen.buffers import place
 from faltung.codegen.builder import Builder
-from faltung.codegen.program import Program
 from faltung.codegen.target import host
 from faltung.graph.history import ITSELF
 from faltung.graph.tensor import Tensor
@@ -48,16 +52,7 @@ from faltung.runtime.model import Model
 ACCURACIES = ("strict", "balanced")
 ENOUGH = 85  # % of the peak that a direct kernel should reach unless it is bound by memory
 ROUNDS = 7  # of measuring bandwidth
-LINES = 8  # vectors written in one turn
-
-
-@dataclass(frozen=True)
-class Level:
-    """A level of memory: how many bytes all threads together keep there, and how many a second they read and write."""
-
-    size: int
-    read: float
-    write: float
+VECTORS = 8  # written in one turn
 
 
 @dataclass(frozen=True, order=True)
@@ -88,13 +83,8 @@ def shape(t: Tensor) -> Shape | None:
     rows = [form.name for form in t.equation.lhs[2:]]
     stride = tuple(form.coefficient(row or "") for form, row in zip(forms, rows, strict=True))
     padding = tuple(-int(form.const) for form in forms)
-    channels, filters = _int(x[1]), _int(k[0])
-    return Shape(channels, filters, channels // _int(k[1]), tuple(map(_int, x[2:])), tuple(map(_int, k[2:])), stride, padding)
-
-
-def _int(extent: Any) -> int:
-    assert isinstance(extent, int), "only the batch is open"
-    return extent
+    channels, filters = for_one_image(x[1]), for_one_image(k[0])
+    return Shape(channels, filters, channels // for_one_image(k[1]), tuple(map(for_one_image, x[2:])), tuple(map(for_one_image, k[2:])), stride, padding)
 
 
 @dataclass(frozen=True)
@@ -107,12 +97,12 @@ class Seen:
     accuracy: str
     schedule: str
     flops: int
-    weights: int  # bytes
-    moved: int  # bytes of operands and results, scratch memory among them, read and written
+    moved: int  # bytes
     seconds: float
     share: float  # of the peak
     peak: float
     memory_s: float  # in which memory moves the bytes
+    source: str  # the level that this takes longest for
 
 
 @dataclass(frozen=True)
@@ -128,6 +118,7 @@ class Layer:
     percent: float
     gbytes: float  # a second
     memory: float  # % of the time
+    source: str
     bound: str
 
     @property
@@ -173,22 +164,29 @@ def _seen(values: Mapping[str, Any]) -> Seen:
 
 
 def bandwidths(count: int) -> list[Level]:
-    """The second level of cache and what is behind it, nearest first, measured with `count` threads."""
+    """The caches and what is behind them, nearest first, measured with `count` threads."""
     facts = machine()
     threads.set_threads(count)
-    levels = [(facts.l2 * count, facts.l2 // 2), (facts.l3, facts.l3 // (2 * count)), (sys.maxsize, 2 * max(facts.l2, facts.l3) // count)]
-    return [Level(size, max(bandwidth(each, threads.pool(), ROUNDS)), max(writing(each))) for size, each in levels if each]
+    #         level     holds           shared  measured in bytes for each thread
+    levels = (("L1",     facts.l1,       False,  facts.l1 // 2),
+              ("L2",     facts.l2,       False,  facts.l2 // 2),
+              ("L3",     facts.l3,       True,   facts.l3 // (4 * count)),
+              ("memory", sys.maxsize,    True,   2 * max(facts.l2, facts.l3) // count))  # fmt: skip
+    return [
+        Level(name, size, shared, max(bandwidth(each, threads.pool(), ROUNDS)), 2 * max(writing(each)))
+        for name, size, shared, each in levels if each
+    ]  # fmt: skip
 
 
 def writing(size: int) -> list[float]:
     """Bytes a second that all threads write together, each over and over the `size` bytes of its own; a number for each round."""
     target, pool = host(), threads.pool()
-    step, turns = LINES * target.vector_bytes, max(1, LEAST_BYTES // size)
+    step, turns = VECTORS * target.vector_bytes, max(1, LEAST_BYTES // size)
     size -= size % step
     k = Builder("kernel", lanes=target.lanes("f32"))
     y = k.buffer("y", size=(0, size // 4), written=True)
     with k.parallel(k.N) as unit, k.loop("turn", 0, turns), k.loop("i", 0, size // 4, step // 4) as i:
-        for n in range(LINES):
+        for n in range(VECTORS):
             k.store(y, unit * (size // 4) + i + n * (target.vector_bytes // 4), k.const(1.0, k.lanes))
     kernel = k.finish()
     loaded, arena = code.build([kernel], target), Arena(size * pool.count)
@@ -199,7 +197,7 @@ def writing(size: int) -> list[float]:
 
 def measure(network: str, accuracy: str, levels: Mapping[int, Sequence[Level]]) -> list[Seen]:
     """All convolutions of a network, with each number of threads."""
-    y = zoo.build(network).eval()(ft.input("image", (1, *zoo.TABLE[network].input)))
+    y = zoo.build(network).eval()(ft.input("image", (None, *zoo.TABLE[network].input)))
     model = ft.compile(y, accuracy=accuracy)
     found = []
     for count, memory in levels.items():
@@ -212,42 +210,28 @@ def seen(model: Model, network: str, count: int, accuracy: str, memory: Sequence
     """The convolutions of a model, run now."""
     program = model.program
     sample = profile.sample(model, {})
-    costs, working, peaks = profile.costs(program, sample.batch), sample.working, np.maximum(sample.peaks, 1.0)
+    working, peaks = sample.working, np.maximum(sample.peaks, 1.0)
+    moves = traffic(model, count, memory)
     kernels: dict[Tensor, list[int]] = {}
     for n, step in enumerate(program.steps):
         if step.equation in step.tensor.equations:  # not a copy into another layout
             kernels.setdefault(step.tensor, []).append(n)
-    held = {t: _held(program, numbers) for t, numbers in kernels.items()}
-    every = sum(held.values()) + place([life for _, life in program.lives()], sample.batch)[1]
     found = []
     for t, numbers in kernels.items():
         written = next((p.tensor for p in program.history.parts(t) if p.how == ITSELF), None)
         described = shape(written) if written is not None else None
         if written is None or described is None:
             continue
-        flops = 2 * prod(map(_int, written.shape)) * described.channels // described.groups * prod(described.window)
+        flops = 2 * prod(map(for_one_image, written.shape)) * described.channels // described.groups * prod(described.window)
         seconds = working[:, numbers].sum(axis=1)
-        read, written_to = sum(costs[n].read for n in numbers) - held[t], sum(costs[n].written for n in numbers)
-        near = _level(memory, read + written_to)
+        waited = np.sum([moves[n].seconds for n in numbers], axis=0)
         found.append(
             Seen(
-                described, network, count, accuracy, program.steps[numbers[-1]].schedule, flops, held[t], read + written_to, float(median(seconds)),
-                float(median(flops / seconds / peaks)), float(median(peaks)),
-                held[t] / _level(memory, every).read + read / near.read + written_to / near.write,
+                described, network, count, accuracy, program.steps[numbers[-1]].schedule, flops, round(sum(moves[n].bytes for n in numbers)),
+                float(median(seconds)), float(median(flops / seconds / peaks)), float(median(peaks)), float(waited.sum()), memory[int(waited.argmax())].name,
             )
         )  # fmt: skip
     return found
-
-
-def _held(program: Program, numbers: Iterable[int]) -> int:
-    """Bytes of parameters, and of what is made from them, that these kernels read."""
-    slots = [program.slots[b] for b in {b for n in numbers for b in program.steps[n].buffers}]
-    return sum(s.bytes[0] for s in slots if s.persistent)
-
-
-def _level(memory: Sequence[Level], size: int) -> Level:
-    """The nearest level that has room for so many bytes."""
-    return next(level for level in memory if size <= level.size)
 
 
 # ---- what is shown ----
@@ -267,11 +251,18 @@ def _layer(name: str, places: Sequence[Seen]) -> Layer:
     memory = median(s.memory_s for s in places)
     return Layer(
         name, ", ".join(dict.fromkeys(s.network for s in places)), first.threads, first.accuracy,
-        max(dict.fromkeys(s.schedule for s in places), key=[s.schedule for s in places].count),
+        _usual(s.schedule for s in places),
         gflops=median(s.flops / s.seconds for s in places) / 1e9, percent=100 * median(s.share for s in places),
-        gbytes=median((s.weights + s.moved) / s.seconds for s in places) / 1e9,
-        memory=100 * median(s.memory_s / s.seconds for s in places), bound="memory" if memory > arithmetic else "arithmetic",
+        gbytes=median(s.moved / s.seconds for s in places) / 1e9,
+        memory=100 * median(s.memory_s / s.seconds for s in places), source=_usual(s.source for s in places),
+        bound="memory" if memory > arithmetic else "arithmetic",
     )  # fmt: skip
+
+
+def _usual(words: Iterable[str]) -> str:
+    """The one that comes most often."""
+    listed = list(words)
+    return max(dict.fromkeys(listed), key=listed.count)
 
 
 def report(rows: Sequence[Layer]) -> str:
@@ -279,12 +270,12 @@ def report(rows: Sequence[Layer]) -> str:
     parts = []
     for accuracy, count in dict.fromkeys((r.accuracy, r.threads) for r in rows):
         chosen = [r for r in rows if (r.accuracy, r.threads) == (accuracy, count)]
-        cells = [[r.name, f"{r.gflops:.0f}", f"{r.percent:.0f}", f"{r.gbytes:.0f}", f"{r.memory:.0f}", r.bound, r.schedule, r.networks] for r in chosen]
+        cells = [[r.name, f"{r.gflops:.0f}", f"{r.percent:.0f}", f"{r.gbytes:.0f}", f"{r.memory:.0f}", r.source, r.bound, r.schedule, r.networks] for r in chosen]
         direct, low = [r for r in chosen if r.direct], [r for r in chosen if r.low]
         title = f"{accuracy}, {count} thread{'s' * (count > 1)}: {len(chosen)} convolutions, {len(direct)} of them direct"
         bound = sum(r.bound == "memory" for r in direct)
         title += f"; of these {bound} are bound by memory, and of the others {len(low)} are below {ENOUGH} % of the peak"
-        head = ["convolution", "GFLOP/s", "%", "GB/s", "memory %", "bound", "schedule", "networks"]
+        head = ["convolution", "GFLOP/s", "%", "GB/s", "memory %", "from", "bound", "schedule", "networks"]
         parts.append(f"{title}\n\n{table(head, cells)}")
     return "\n\n".join(parts)
 

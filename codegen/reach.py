@@ -50,7 +50,7 @@ from faltung.codegen.loops import (
 from faltung.graph.index import Batch as Open
 
 UNITS = 1 << 13  # of an image; a kernel with more is taken to reach everything
-LEAVES = (Int, Var, Temp, Reg, Const, Batch, LaneIndex)
+LEAVES = frozenset((Int, Var, Temp, Reg, Const, Batch, LaneIndex))
 POINTS = 1 << 14  # values of loops that are gone through one by one
 
 
@@ -113,10 +113,10 @@ def reach(kernel: Kernel, periods: Sequence[int]) -> tuple[Uses, ...]:
 
 
 def period(layout: Layout | None) -> int:
-    """From one step of the outermost axis that is no open batch to the next, in elements; 0 where nothing is known."""
+    """From one step of the outermost axis that is no batch, or one of one image, to the next, in elements; 0 where nothing is known."""
     if layout is None:
         return 0
-    axes = [axis for axis in layout.outer if not isinstance(layout.shape[axis], Open)]
+    axes = [axis for axis in layout.outer if not isinstance(layout.shape[axis], Open) and layout.shape[axis] != 1]
     return layout.strides[axes[0], 0] if axes else 0
 
 
@@ -177,14 +177,15 @@ class _Walk:
 
         def look(x: Expr) -> bool:
             """Note what an expression reads; False if it is nothing."""
-            if isinstance(x, LEAVES) or id(x) in self.bare:
+            if type(x) in LEAVES or id(x) in self.bare:
                 return False
             if id(x) in seen:
                 return True
             seen.add(id(x))
             reads = isinstance(x, (Load, Gather))
             for child in children(x):
-                reads = look(child) or reads
+                if type(child) not in LEAVES:
+                    reads = look(child) or reads
             if isinstance(x, (Load, Gather)):
                 touch(x.buffer, x.address, x.type.lanes, x.mask, False, x.stride if isinstance(x, Gather) else None)
             elif not reads:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import operator
 import os
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from faltung.graph.errors import FaltungError
 ALIGNMENTS = ((4 << 20,        2 << 20),     # whole huge pages: fewer misses in the address translation
               (64 << 10,       4 << 10),     # whole pages
               (0,              64))          # whole cache lines, whole vectors
+OWN = 4 << 20  # bytes from which on an arena has pages of its own
 
 
 class ArenaError(FaltungError, ValueError):
@@ -40,8 +43,8 @@ class Arena:
             raise OutOfMemory(f"an arena of {_amount(self.capacity)} is wanted, but this machine has "
                               f"{_amount(present)} of memory; a smaller batch needs less")
         try:
-            block = np.zeros(self.capacity + self.alignment, np.uint8)
-        except MemoryError as error:
+            block = _zeros(self.capacity + self.alignment)
+        except (MemoryError, OSError, OverflowError) as error:
             raise OutOfMemory(f"an arena of {_amount(self.capacity)} is wanted and the system does not grant it; "
                               "a smaller batch needs less") from error
         skip = -block.ctypes.data % self.alignment
@@ -71,6 +74,20 @@ class Arena:
             raise ArenaError(f"{count} elements of {kind} at offset {offset} end at byte {offset} + {count}"
                              f"*{kind.itemsize} = {end} of an arena of {self.capacity} bytes")
         return self._bytes[offset:end].view(kind)
+
+
+def _zeros(size: int) -> np.ndarray[Any, Any]:
+    """Bytes that are 0, those of a large arena straight from the system: on huge pages if it has them, and given back at once.
+
+    From the heap large pieces may come in small pages, and stay in the process, when others were freed before.
+    """
+    if size < OWN or not hasattr(mmap, "MAP_PRIVATE"):
+        return np.zeros(size, np.uint8)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # private: a process that is forked has its own
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a system without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8)
 
 
 def _whole(what: str, value: int) -> int:

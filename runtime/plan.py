@@ -104,6 +104,11 @@ class Plan:
             raise PlanError(f"batch extent {n} is outside 0..{self.most}, what the kernels of this plan can count")
 
     @property
+    def addresses(self) -> tuple[int, ...]:
+        """Where each buffer is; 0 while it is still to be bound."""
+        return tuple(self._addresses)
+
+    @property
     def barriers(self) -> tuple[bool, ...]:
         """Before which steps threads wait for each other, as last settled."""
         return tuple(bool(record.barrier) for record in self._records)

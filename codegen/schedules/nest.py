@@ -182,10 +182,10 @@ class Nest(Tile):
         order = [n for axis, _ in self.task.result.order for n, _ in sorted(eq.lhs[axis].terms, key=lambda t: -t[1])]
         for i in dict.fromkeys(order):
             e = eq.extent[i]
-            if i in (self.lane, self.seen.group, *self.elsewhere):
+            if i in (self.lane, self.seen.group, self.form.lines, *self.elsewhere):
                 continue
             if i in tile:
-                tiled.append((i, CHUNKS, False) if isinstance(e, Batch) else (i, -(-e // tile[i]), False))
+                tiled.append((i, CHUNKS, False) if isinstance(e, Batch) else (i, -(-self._rows(i) // tile[i]), False))
             else:
                 whole.append((i, self.k.N if isinstance(e, Batch) else e, isinstance(e, Batch)))
         if self.walks_images or not whole or whole[0][0] in self.c.columns:
@@ -195,6 +195,10 @@ class Nest(Tile):
         if self._b_stays and self.b.layout.size[0] <= image:
             return [*whole, *tiled, *lane]  # all of B stays in cache, and each row of A is fetched once
         return [*whole[:1], *lane, *whole[1:], *tiled]  # an image stays while all of B passes over it, and a thread reads its part of B
+
+    def _rows(self, name: str) -> int:
+        """How many points tiles cover along a row index: of one line, or of all lines where they run on."""
+        return fixed(self.eq.extent[name]) * (fixed(self.eq.extent[self.form.lines]) if self.form.lines is not None else 1)
 
     def _enter(self, name: str, v: Expr) -> dict[str, Place]:
         tile = dict(self.form.tile)
@@ -245,10 +249,9 @@ class Nest(Tile):
                 self.tile(now, sizes)
                 return
             name, t = self.form.tile[n]
-            e = self.eq.extent[name]
-            if isinstance(e, Batch):
+            if isinstance(self.eq.extent[name], Batch):
                 self._open_rows(name, t, now[name].value, lambda p, size: walk(n + 1, now | {name: p}, (*sizes, size)))
-            elif e % t == 0:
+            elif (e := self._rows(name)) % t == 0:
                 walk(n + 1, now, (*sizes, t))
             else:
                 with self.k.when(now[name].value <= e - t):

@@ -8,6 +8,9 @@
 
 Where the last block of f is half full, a vector of it serves two rows: it holds the half twice, and A brings an element of
 each row for half of the lanes.
+
+Where lines are so short that tiles would end badly, a tile runs on from line to line: its rows are then wherever their
+numbers say, and each has an address of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from faltung.graph.index import Batch
 
 LINE = 64  # bytes that memory moves at a time
 TERMS = 256  # of a sum that is one part of a longer one
+GAPS = 6  # part of the weights asked for that may be in vain, where every other tap is read
+TAPS = 3  # of a window, from which on it pays that its bounds depend on the row
 LATENCY = 1000  # cycles of multiply-adds between asking memory for a line and using it
 
 
@@ -63,27 +68,68 @@ class Tile(ABC):
 
     def tile(self, places: dict[str, Place], sizes: tuple[int, ...]) -> None:
         """A tile of these sizes."""
-        names = [r for r, _ in self.form.tile]
-        points = list(product(*(range(s) for s in sizes)))
-        steps = [step(self.task, self.c, r) or 0 for r in names]
-        offsets = [sum(d * s for d, s in zip(p, steps, strict=True)) for p in points]
-        at = [[self._point(places, names, p, v) for v in range(self.form.vectors)] for p in points]
+        points, offsets = self._side_by_side(places, sizes) if self.form.lines is None else self._running_on(places, self.form.lines, *sizes)
+        lane = places[self.lane]
+        at = [[p | {self.lane: Place.split(lane.outer + v, Int(0), self.lanes)} for v in range(self.form.vectors)] for p in points]
         acc = self.begin(at)
-        self._reduce(places, offsets, acc, lambda: self.set_aside(acc))
+        ranges = self.ranges or self._inside(points[0], points[-1])
+        self._reduce(points[0], offsets, acc, ranges, lambda: self.set_aside(acc))
         self.end(at, acc)
 
-    def _point(self, places: dict[str, Place], names: list[str], p: tuple[int, ...], v: int) -> dict[str, Place]:
-        now = dict(places)
-        for r, d in zip(names, p, strict=True):
-            old = places[r]
-            now[r] = Place.split(old.outer, old.inner + d, old.block) if old.block > 1 else Place(old.value + d)
-        lane = places[self.lane]
-        now[self.lane] = Place.split(lane.outer + v, Int(0), self.lanes)
-        return now
+    def _side_by_side(self, places: dict[str, Place], sizes: tuple[int, ...]) -> tuple[list[dict[str, Place]], list[Expr | int]]:
+        """Where the points of a tile are, and how far in A from the first one."""
+        names = [r for r, _ in self.form.tile]
+        steps = [step(self.task, self.c, r) or 0 for r in names]
+
+        def moved(old: Place, d: int) -> Place:
+            return Place.split(old.outer, old.inner + d, old.block) if old.block > 1 else Place(old.value + d)
+
+        points = list(product(*(range(s) for s in sizes)))
+        found = [places | {r: moved(places[r], d) for r, d in zip(names, p, strict=True)} for p in points]
+        return found, [sum(d * s for d, s in zip(p, steps, strict=True)) for p in points]
+
+    def _running_on(self, places: dict[str, Place], lines: str, size: int) -> tuple[list[dict[str, Place]], list[Expr | int]]:
+        """The same for a tile that runs on from line to line; it stands at a number of points from the first line's first."""
+        k, ((row, _),) = self.k, self.form.tile
+        width = fixed(self.eq.extent[row])
+        down, along = (step(self.task, self.c, r) or 0 for r in (lines, row))
+        found: list[dict[str, Place]] = []
+        offsets: list[Expr | int] = []
+        for n in range(size):
+            number = places[row].value + n
+            line, column = k.let(number // width, lines), k.let(number % width, row)
+            found.append(places | {lines: Place(line), row: Place(column)})
+            first = found[0]
+            offsets.append(k.let((line - first[lines].value) * down + (column - first[row].value) * along, "offset") if n else 0)
+        return found, offsets
+
+    def _inside(self, first: Mapping[str, Place], last: Mapping[str, Place]) -> dict[str, tuple[Expr, Expr]]:
+        """Bounds of reduced indices outside of which all points of a tile, from the first to the last, read only a halo's zeros."""
+        k, found, tile = self.k, dict[str, tuple[Expr, Expr]](), dict(self.form.tile)
+        for axis, form in enumerate(self.c.a.index):
+            rows, summed = ([n for n in form.names if n in among] for among in (self.c.rows, self.c.reduced))
+            if len(form.terms) != 2 or len(rows) != 1 or len(summed) != 1 or self.walked or form.den > 1 or form.coefficient(rows[0]) < 0:
+                continue
+            (r,), (i,), end = rows, summed, self.a.layout.shape[axis]
+            extents = self.eq.extent[r], self.eq.extent[i]
+            if any(isinstance(e, Batch) for e in (*extents, end)) or self.form.lines is not None and r in tile or self._reduced_block(i) is not None:
+                continue
+            c, d, top = form.coefficient(r), form.coefficient(i), fixed(end) - 1
+            spread = c * (tile.get(r, 1) - 1)
+            low, high = form.range(self.eq.extent)
+            if (low + spread >= 0 and high - spread <= top) or fixed(extents[1]) < TAPS:
+                continue
+            least, most = first[r].value * c + int(form.const), last[r].value * c + int(form.const)
+            lo, hi = (k.cdiv(-most, d), k.fdiv(top - least, d)) if d > 0 else (k.cdiv(least - top, -d), k.fdiv(most, -d))
+            found[i] = k.let(k.max(lo, 0), "lo"), k.let(k.min(hi + 1, fixed(extents[1])), "hi")
+        return found
 
     # ---- the reduction ----
 
-    def _reduce(self, places: dict[str, Place], offsets: list[int], acc: list[list[Reg]], aside: Callable[[], None]) -> None:
+    def _reduce(
+        self, places: dict[str, Place], offsets: list[Expr | int], acc: list[list[Reg]],
+        ranges: Mapping[str, tuple[Expr, Expr]], aside: Callable[[], None],
+    ) -> None:  # fmt: skip
         """All multiply-adds of a tile; `aside` stands where so many terms have been added that the sums are set aside."""
         k, cut = self.k, self.cut
 
@@ -99,12 +145,20 @@ class Tile(ABC):
                     parts(i, full, lambda lo, count: blocks(i, rest[1:], now, size, lo, count))
                 if tail:
                     inner(i, rest[1:], now, lambda v: Place.split(Int(full), v, size), Int(0), tail)
-            elif i in self.ranges or isinstance(e, Batch):
-                lo, hi = self.ranges.get(i, (Int(0), k.N))
-                with k.loop(i, lo, hi) as v:
-                    one(i, rest[1:], now | {i: Place(v)}, 1)
+            elif i in ranges or isinstance(e, Batch):
+                lo, hi = ranges.get(i, (Int(0), k.N))
+                if cut is None or cut[0] != i:
+                    some(i, rest[1:], now, lo, hi)
+                    return
+                with k.loop(f"{i}_part", lo, hi, cut[1]) as part:
+                    some(i, rest[1:], now, part, k.min(part + cut[1], hi))
+                    aside()
             else:
                 parts(i, e, lambda lo, count: inner(i, rest[1:], now, Place, lo, count))
+
+        def some(i: str, rest: list[str], now: dict[str, Place], lo: Expr, hi: Expr) -> None:
+            with k.loop(i, lo, hi) as v:
+                one(i, rest, now | {i: Place(v)}, 1)
 
         def parts(i: str, count: int, run: Callable[[Expr, int], None]) -> None:
             if cut is None or cut[0] != i:
@@ -170,7 +224,7 @@ class Tile(ABC):
     def _reduced_block(self, i: str) -> int | None:
         return block(((self.c.a.index, self.a.layout), (self.c.b.index, self.b.layout)), i)
 
-    def _steps(self, now: dict[str, Place], i: str | None, count: int, offsets: list[int], acc: list[list[Reg]]) -> None:
+    def _steps(self, now: dict[str, Place], i: str | None, count: int, offsets: list[Expr | int], acc: list[list[Reg]]) -> None:
         """`count` values of index `i` from where it stands: loads of B, elements of A, multiply-adds."""
         k = self.k
         a0 = k.let(self.a.layout.address(self.c.a.index, now), "a")
@@ -189,7 +243,7 @@ class Tile(ABC):
                 w.append(k.let(k.shuffle([k.load(self.b.buffer, at[-1], half, name="w")], [*range(half)] * 2), "w"))
             elements: list[Expr] = []
             for n, offset in enumerate(offsets):
-                x = k.splat(k.peek(self.a.buffer, a0 + (u * a_step + offset), 1), self.lanes)
+                x = k.splat(k.peek(self.a.buffer, a0 + offset + u * a_step, 1), self.lanes)
                 elements.append(k.let(x, "x") if self.form.vectors > 1 or paired else x)
                 for v in range(self.form.vectors):
                     x = elements[n]
@@ -209,7 +263,7 @@ class Tile(ABC):
         constant, per_image = self.b.layout.size
         return not per_image and constant * self.task.bytes <= self.task.target.l2 // 2
 
-    def _ask_for_next_tile(self, places: Mapping[str, Place], offsets: list[int]) -> None:
+    def _ask_for_next_tile(self, places: Mapping[str, Place], offsets: list[Expr | int]) -> None:
         """Ask for the lines of A that the next tile reads at this block of a reduced index.
 
         Blocks of channels are a whole map apart, and out-of-order execution sees less than one of them ahead.
@@ -218,7 +272,7 @@ class Tile(ABC):
         if self.streams and ahead is not None:
             at = self.k.let(self.a.layout.address(self.c.a.index, places) + ahead, "ahead")
             line = LINE // self.task.bytes
-            for offset in sorted({o // line * line for o in offsets}):
+            for offset in sorted({o // line * line for o in offsets if isinstance(o, int)}):
                 self.k.prefetch(self.a.buffer, at + offset)
 
     def _ask_for_next_lanes(self, places: Mapping[str, Place], size: int, number: Expr, tiles: int) -> None:
@@ -239,7 +293,12 @@ class Tile(ABC):
             self.k.prefetch(self.b.buffer, at + n * line)
 
     def _to_next_tile(self) -> int | None:
-        """The step in A from one tile to the next, along the innermost row index that has several tiles."""
+        """The step in A from one tile to the next, along the innermost row index that has several tiles.
+
+        None where it is not constant, and where tiles run on from line to line: images of such short lines stay in cache.
+        """
+        if self.form.lines is not None:
+            return None
         tile = dict(self.form.tile)
         order = [n for axis, _ in self.task.result.order for n, _ in sorted(self.eq.lhs[axis].terms, key=lambda t: -t[1])]
         rows = [i for i in order if i in self.c.rows and not isinstance(self.eq.extent[i], Batch)]
@@ -258,9 +317,11 @@ class Tile(ABC):
         """
         steps = -(-2 * LATENCY // (prod(self.points) * self.form.vectors))
         if not self.b.layout.size[1]:
-            if not self.sharing or self._reduced_block(i) is None:
-                for address in b:
-                    self.k.prefetch(self.b.buffer, address + steps * self._moves(self.c.b, self.b.layout, i))
+            extent = self.eq.extent[i]
+            if not isinstance(extent, Batch) and any(form.name is None and not form.coefficient(self.lane) for form in self.c.b.index):
+                steps = min(steps, max(1, extent // GAPS))  # what lies behind these steps is not read next
+            for address in b:
+                self.k.prefetch(self.b.buffer, address + steps * self._moves(self.c.b, self.b.layout, i))
             return
         order = self._reduction_order()
         outer = order[order.index(i) - 1] if order.index(i) else i

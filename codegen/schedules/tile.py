@@ -16,6 +16,9 @@ from faltung.graph.expr import Access, reindex
 from faltung.graph.index import Affine, Batch, Extent
 from faltung.graph.recognise import Contraction, orientations
 
+RUNNING_ON = 0.02  # of the multiply-add rate: what a tile that runs on from line to line must gain, for its addresses
+WRITTEN_OUT = 8  # steps of the innermost reduction of such a tile, for which its addresses are computed once
+
 
 @dataclass(frozen=True)
 class Lanes:
@@ -63,6 +66,7 @@ class Form:
     vectors: int  # blocks of the lane index side by side
     unroll: int
     paired: bool = False  # the last block is half full, and a vector of it holds two points
+    lines: str | None = None  # the row index outside of the tile's one, where the tile runs on from line to line
 
     def pairs(self, n: int, v: int) -> bool:
         """Whether vector `v` of point `n` shares its register with point `n - 1`."""
@@ -170,19 +174,27 @@ def _tiled(task: Task, found: Lanes) -> Form:
     eq, c, lanes = found.equation, found.roles, task.lanes
     whole = fixed(eq.extent[found.index]) if found.group is None else found.size
     blocks = whole // lanes if found.group is not None and whole % lanes == 0 else 1 if found.group is not None else -(-whole // lanes)
-    best: tuple[float, tuple[tuple[str, int], ...], int] = (-1.0, (), 1)
+    best: tuple[float, tuple[tuple[str, int], ...], int, str | None] = (-1.0, (), 1, None)
     half = found.group is None and lanes > 2 and 2 * (whole % lanes) == lanes and images(task, found) is None
     for vectors in (v for v in (1, 2, 3, 4) if blocks % v == 0):
         # one register for each vector of B, one for the element of A where its use is not folded into the instruction,
         # and one more for the next element where each is used several times
         spare = 2 if task.target.registers <= 16 and vectors > 1 else 1
         points = (task.target.registers - vectors - spare) // vectors
+        width = vectors - (0.5 if half and vectors == blocks else 0)
         for tile in _tiles(task, c, min(points, 28)):
-            score = _efficiency(eq, tile, vectors - (0.5 if half and vectors == blocks else 0))
+            score = _efficiency([(eq.extent[r], t) for r, t in tile], width)
             if score > best[0] + 0.005:  # between equals the simpler tile, which comes first
-                best = (score, tile, vectors)
-    _, tile, vectors = best
-    return Form(found, tile, vectors, _unroll(prod(t for _, t in tile), vectors), half and vectors == blocks)
+                best = (score, tile, vectors, None)
+        for lines, row in _pairs(task, found):
+            whole = fixed(eq.extent[lines]) * fixed(eq.extent[row])
+            for t in _evenly(whole, min(points, 28)):
+                score = _efficiency([(whole, t)], width)
+                if score > best[0] + RUNNING_ON:
+                    best = (score, ((row, t),), vectors, lines)
+    _, tile, vectors, along = best
+    unroll = WRITTEN_OUT if along else _unroll(prod(t for _, t in tile), vectors)
+    return Form(found, tile, vectors, unroll, half and vectors == blocks, along)
 
 
 def images(task: Task, found: Lanes) -> str | None:
@@ -213,7 +225,7 @@ def _tiles(task: Task, c: Contraction, most: int) -> Iterator[tuple[tuple[str, i
         limit = row_block(task, c, r)
         if limit is not None:
             return [t for t in (1, 2, 4, 8, 16) if t <= min(room, limit) and limit % t == 0 and (e % t == 0 or e > limit)]
-        return sorted({-(-e // parts) for parts in range(1, e + 1) if -(-e // parts) <= room})
+        return _evenly(e, room)
 
     def grow(n: int, room: int, tile: tuple[tuple[str, int], ...]) -> Iterator[tuple[tuple[str, int], ...]]:
         yield tile
@@ -224,6 +236,19 @@ def _tiles(task: Task, c: Contraction, most: int) -> Iterator[tuple[tuple[str, i
                         yield from grow(m + 1, room // t, (*tile, (rows[m], t)))
 
     yield from sorted(grow(0, most, ()), key=len)
+
+
+def _evenly(extent: int, room: int) -> list[int]:
+    """Sizes that cut an extent into parts as equal as can be."""
+    return sorted({-(-extent // parts) for parts in range(1, extent + 1) if -(-extent // parts) <= room})
+
+
+def _pairs(task: Task, found: Lanes) -> Iterator[tuple[str, str]]:
+    """Row indices, at most two, along which one tile can run as if they were one: the lines, and the index inside of them."""
+    eq, c = task.equation, found.roles
+    rows = [r for r in c.rows if not isinstance(eq.extent[r], Batch)][-2:]
+    if len(rows) == 2 and images(task, found) is None and all(step(task, c, r) is not None and row_block(task, c, r) is None for r in rows):
+        yield rows[0], rows[1]
 
 
 def step(task: Task, c: Contraction, r: str) -> int | None:
@@ -252,20 +277,19 @@ def row_block(task: Task, c: Contraction, r: str) -> int | None:
     return block(((c.a.index, task.operands[c.a.slot]), (task.equation.lhs, task.result)), r)
 
 
-def _efficiency(eq: Equation, tile: tuple[tuple[str, int], ...], vectors: float) -> float:
-    """Fraction of the multiply-add rate, at two of them and two loads a cycle, a latency of four, half a cycle for the loop."""
+def _efficiency(tile: Sequence[tuple[Extent, int]], vectors: float) -> float:
+    """Of extents, each with the points of a tile along it: fraction of the multiply-add rate, at two of them and two loads a cycle, a latency of four, half a cycle for the loop."""
 
     def rate(points: int) -> float:
         products = points * vectors
         return products / 2 / (max(products / 2, (points + vectors) / 2, 4) + 0.5)
 
     done, spent = 0.0, 0.0
-    for part in product(*([(t, *([fixed(e) % t] if not isinstance(e := eq.extent[r], Batch) and e % t else [])) for t in (t0,)][0] for r, t0 in tile)):
+    for part in product(*((t, e % t) if not isinstance(e, Batch) and e % t else (t,) for e, t in tile)):
         weight = 1.0
-        for (r, t), n in zip(tile, part, strict=True):
-            e = eq.extent[r]
+        for (e, t), n in zip(tile, part, strict=True):
             if not isinstance(e, Batch):
-                weight *= (e // t) * t if n == t else e % t
+                weight *= e // t * t if n == t else e % t
         done += weight
         spent += weight / rate(prod(part))
     return done / spent if spent else rate(1)

@@ -71,9 +71,9 @@ def groups_of_blocks() -> Graph:
 
 def long_sums() -> Graph:
     """Sums of so many terms that parts of them are set aside: over an index in blocks, a window around one, and rows."""
-    x, first, row = dsl.input("x", (N, 1, 2)), dsl.input("first", (34, 1, 1)), dsl.input("row", (N, 530))
+    x, first, row = dsl.input("x", (N, 1, 2)), dsl.input("first", (58, 1, 1)), dsl.input("row", (N, 530))
     inner = dsl.conv1d(x, first)
-    y = dsl.conv1d(inner, dsl.input("k", (4, 34, 16)), padding=8)
+    y = dsl.conv1d(inner, dsl.input("k", (8, 58, 9)), padding=8)
     return [dsl.conv1d(dsl.conv1d(x, dsl.input("many", (532, 1, 1))), dsl.input("one", (8, 532, 1))), y, dsl.linear(row, dsl.input("w", (5, 530)))], {}
 
 
@@ -193,6 +193,7 @@ SUBJECTS: list[Subject] = [  # the quickest first
     small("conv, padded",          through(lambda x, k, b: dsl.relu(dsl.conv2d(x, k, b, padding=1)), (N, 3, 3, 4), (5, 3, 3, 3), (5,))),
     small("conv, many images",     through(lambda x, k: dsl.conv1d(x, k, padding=1), (N, 4, 16), (4, 4, 3)), 9),
     small("conv, stride 2",        through(lambda x, k: dsl.conv2d(x, k, stride=2, padding=1), (N, 4, 4, 3), (6, 4, 3, 3)), 5),
+    small("conv, short lines",     behind_another({"stride": 2, "padding": 1}, 8, 3, 5, 6)),
     small("conv, wide groups",     through(lambda x, k, b: dsl.conv1d(x, k, b, padding=1, groups=2), (N, 12, 3), (20, 6, 3), (20,))),
     small("groups of blocks",      groups_of_blocks, 1),
     small("conv, groups in 2-D",   through(lambda x, k: dsl.conv2d(x, k, stride=2, padding=1, groups=2), (N, 8, 3, 2), (16, 4, 2, 2))),
