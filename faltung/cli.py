@@ -163,9 +163,12 @@ def _say(arguments: argparse.Namespace) -> Callable[[str], None]:
 
 
 def _parser() -> argparse.ArgumentParser:
+    import faltung
+
     parser = argparse.ArgumentParser(
         prog="faltung", description="A compiler for convolutional networks: equations in, derived gradients and kernels out."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {faltung.__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def add(verb: Verb) -> argparse.ArgumentParser:

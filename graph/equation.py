@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from faltung.graph.errors import EquationError
-from faltung.graph.expr import Access, Expr, Inside, Reduce, Value, accesses, reduction, reindex, walk
+from faltung.graph.expr import Access, Expr, Inside, Reduce, Value, accesses, check_depth, reduction, reindex, walk
 from faltung.graph.index import Affine, Batch, Extent, Shape, mixed_radix
 
 
@@ -146,6 +146,7 @@ def reason_invalid(eq: Equation, operand_shapes: tuple[Shape, ...]) -> str | Non
 
 def check(eq: Equation, operand_shapes: tuple[Shape, ...]) -> Equation:
     """`eq` itself. Raises EquationError with the reason when it is not well formed."""
+    check_depth(f"{eq.target}[{','.join(map(str, eq.lhs))}] = …", eq.expr.depth)  # first: it could not be printed
     reason = reason_invalid(eq, operand_shapes)
     if reason:
         raise EquationError(f"{eq}: {reason}")

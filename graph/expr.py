@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
+from faltung.graph.errors import EquationError
 from faltung.graph.index import Affine, Extent
 
 Number = int | float | Fraction
@@ -36,14 +37,16 @@ class _Interned(type):
         found = _Interned._table.get(key)
         if found is None:
             found = super().__call__(*fields)
+            found.depth = 1 + max((c.depth for c in found.children), default=0)
             _Interned._table[key] = found
         return found
 
 
 class Expr(metaclass=_Interned):
-    """Base of all scalar expressions; immutable."""
+    """Base of all scalar expressions; immutable. `depth` counts the nodes on the longest way down."""
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ("__weakref__", "depth")
+    depth: int
 
     @property
     def children(self) -> tuple[Expr, ...]:
@@ -143,6 +146,18 @@ NEUTRAL: dict[str, float] = {
 ZERO: Expr = Const(0)
 ONE: Expr = Const(1)
 _MINUS: Expr = Const(-1)
+
+
+DEEPEST = 150  # what goes through an expression calls itself a few times for every node, and Python allows 1000 calls
+
+
+def check_depth(about: str, depth: int) -> None:
+    """Raise EquationError for what is too deep to be gone through."""
+    if depth > DEEPEST:
+        raise EquationError(
+            f"{about}: {depth} operations inside one another, and at most {DEEPEST} are possible; a sum of {depth} terms is as deep: "
+            "give parts of it equations of their own, or sum over an index"
+        )
 
 
 def walk(expr: Expr) -> Iterator[Expr]:

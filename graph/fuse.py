@@ -115,12 +115,17 @@ def into_prologue(t: Tensor, slot: int) -> Tensor | None:
     source = p.equations[0]
     constant = _is_constant(p)
     operands, mine, theirs = _merge(t, p, slot)
+    names = _names(t, p, operands)
     pieces = []
     for eq in t.equations:
+        reads = eq.read(slot)
+        if not reads:  # of what is concatenated one part reads each
+            pieces.append(replace(eq, operands=names))
+            continue
         if not constant and isinstance(contraction(eq), Contraction) and any(a.slot == slot for a in _summed(eq)):
             return None
         expr = reslot(eq.expr, mine)
-        for read in eq.read(slot):
+        for read in reads:
             inside = all(always_inside(f, e, eq.extent) for f, e in zip(read.index, p.shape, strict=True))
             moved = reindex(source.expr, dict(zip(source.free, read.index, strict=True)))
             if not inside or not (_sums(eq) or _all_inside(moved, p, eq)):
@@ -129,7 +134,7 @@ def into_prologue(t: Tensor, slot: int) -> Tensor | None:
             expr = swap(expr, Access(mine[slot], read.index), body)
         if _size(expr) > LARGEST:
             return None
-        pieces.append(replace(eq, expr=expr, operands=_names(t, p, operands)))
+        pieces.append(replace(eq, expr=expr, operands=names))
     return _computed(pieces, operands, t)
 
 

@@ -21,6 +21,8 @@ Rule = Callable[..., "list[Tensor]"]  # of derive.derive's arguments
 Tree = Any  # a tensor, a sequence or a mapping of tensors
 Given = Any  # the same of tensors or arrays
 
+WIDEST = 64  # terms of a sum in one equation: its right side is as deep
+
 
 @overload
 def grad(loss: Tensor, wrt: Tensor, cotangent: Tensor | None = None, rule: Rule = derive) -> Tensor: ...
@@ -162,7 +164,9 @@ def _added(parts: list[Tensor]) -> Tensor:
 
 
 def added(parts: list[Tensor], op: str) -> Tensor:
-    """The sum of tensors of one shape; its steps name them."""
+    """The sum of tensors of one shape; its steps name them. What is wide is added up in parts, which are added up."""
+    while len(parts) > WIDEST:
+        parts = [added(parts[n : n + WIDEST], op) for n in range(0, len(parts), WIDEST)]
     if len(parts) == 1:
         return parts[0]
     shape, dtype = parts[0].shape, parts[0].dtype

@@ -34,6 +34,8 @@ from faltung.graph.syntax import REDUCTIONS, Tree, read
 FAMILIES = {"i": "ijk", "p": "pqr", "u": "uvw", "x": "xyz"}
 LETTERS = {0: "", 1: "i", 2: "nk", 3: "nci", 4: "ncij", 5: "ncijk"}
 
+LARGEST = 2**31  # numbers of an index form; times an extent they are still integers of the machine
+
 _SPATIAL = re.compile(r"((?:[^\[\],:()]|\([^\[\],:.()]*\))*)\.\.\.")  # a slot may hold brackets: (i+P-d*p)/s...
 _BRACKET = re.compile(r"(\[[^\[\]]*[=≠<>≤≥][^\[\]]*\])\.\.\.")
 _NAME = re.compile(r"[^\W\d_]\w*")
@@ -207,6 +209,12 @@ def _build(
                     return affine(a).over(divisor)
         raise EquationError(f"{text}: an index must be affine (integers times indices plus a constant)")
 
+    def index(node: object) -> Affine:
+        form = affine(node)
+        if (most := max(abs(n) for n in (form.const, form.den, *(c for _, c in form.terms)))) >= LARGEST:
+            raise EquationError(f"{text}: index arithmetic takes numbers below {LARGEST}, found {most}")
+        return form
+
     def expression(node: object) -> Expr:
         match node:
             case ("number", _):
@@ -225,14 +233,14 @@ def _build(
                 slot = names.index(name)
                 if len(slots) != len(shapes[slot]):
                     raise ShapeError(f"{text}: {name} is read with {len(slots)} indices but has shape {shapes[slot]} of {len(shapes[slot])} axes")
-                reads.append(Access(slot, tuple(affine(s) for s in slots)))
+                reads.append(Access(slot, tuple(index(s) for s in slots)))
                 return reads[-1]
             case ("reduce", str(kind), tuple(over), body):
                 inner = expression(body)
                 return Reduce(kind, over, inner) if over else inner
             case ("inside", form, extent):
                 try:
-                    return Inside(affine(form), BATCH if extent == ("name", "N") else int(number(extent)))
+                    return Inside(index(form), BATCH if extent == ("name", "N") else int(number(extent)))
                 except EquationError:  # no index form but a value that is compared
                     return apply("mul", apply("le", const(0), expression(form)), apply("lt", expression(form), expression(extent)))
             case ("extent", tuple(over)):
@@ -269,7 +277,7 @@ def _build(
     clash = [i for i in indices if i in attributes]
     if clash:
         raise EquationError(f"{text}: {clash[0]} is both an index and an attribute")
-    lhs = tuple(affine(s) for s in tree.slots)
+    lhs = tuple(index(s) for s in tree.slots)
     expr = expression(tree.body)
     given |= {i: _extent(text, i, number(node)) if node != ("name", "N") else BATCH for i, node in tree.given.items()}
     extents = solve(indices, reads, shapes, names, given)

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from faltung.graph.errors import EquationError
+from faltung.graph.expr import check_depth
 from faltung.graph.functions import CALLS, TABLE
 
 REDUCTIONS = ("sum", "max", "min", "argmax", "argmin")
 COMPARE = {"=": "eq", "==": "eq", "≠": "ne", "!=": "ne", "<": "lt", ">": "gt", "≤": "le", "<=": "le", "≥": "ge", ">=": "ge"}
-DEEPEST = 60  # brackets and signs inside one another
+NESTED = 60  # brackets and signs inside one another
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?)|(?P<name>[^\W\d_](?:[^\W_]|[\u0300-\u036f]|_(?!\{))*)"
@@ -104,8 +105,8 @@ class _Reader:
 
     def factor(self) -> object:
         self.depth += 1
-        if self.depth > DEEPEST:
-            raise EquationError(f"{self.text[:60]}…: nested more than {DEEPEST} deep")
+        if self.depth > NESTED:
+            raise EquationError(f"{self.text[:60]}…: nested more than {NESTED} deep")
         try:
             return self._factor()
         finally:
@@ -216,4 +217,13 @@ def read(text: str) -> Tree:
     body = reader.sum()
     if reader.at < len(reader.tokens):
         raise EquationError(f"{text}: unexpected {reader.peek()!r} after the expression")
+    check_depth(f"{text[:60]}…", _depth(body, *slots, *reader.given.values()))
     return Tree(target, slots, reader.given, body, tuple(reader.operands))
+
+
+def _depth(*trees: object) -> int:
+    """How many operations stand one inside the other at most; a + b + c is (a + b) + c."""
+    depth, level = 0, {id(t): t for t in trees}
+    while level := {id(t): t for node in level.values() if isinstance(node, (tuple, list)) for t in node}:
+        depth += 1
+    return depth

@@ -26,6 +26,7 @@ from faltung.graph.index import BATCH, Batch, Extent, Shape
 
 DTYPES = ("float32", "float64", "int32", "int64", "bool")
 FLOATS = ("float32", "float64")
+NO_ARRAY = (ValueError, TypeError, RuntimeError, BufferError, OverflowError)  # what is raised where others are asked for an array
 
 _serial = itertools.count()
 _lending = threading.Lock()  # held for assignments only, never while a value is fetched
@@ -129,9 +130,13 @@ class Tensor:
     def assign(self, value: Any) -> int:
         """Give a parameter or state a new value of the same shape; it is copied and converted to the dtype.
 
-        Returns the version that it is. Raises ShapeError when the shape differs.
+        Returns the version that it is. Raises ShapeError when the shape differs, DTypeError for what is no array of numbers.
         """
-        return self.give(np.array(value, dtype=self.dtype, order="C"))
+        try:
+            array = np.array(value, dtype=self.dtype, order="C")
+        except NO_ARRAY as reason:
+            raise DTypeError(f"{self.name}: not an array of {self.dtype} ({reason})") from None
+        return self.give(array)
 
     def give(self, value: np.ndarray[Any, Any]) -> int:
         """`assign` without a copy where none is needed: the array is the tensor's from now on, and nobody may change it.
@@ -281,10 +286,10 @@ def leaf(
             if axis:
                 raise ShapeError(f"{name}: axis {axis} is None, but only axis 0 can be left open (the batch)")
             extents.append(BATCH)
-        elif isinstance(e, (int, np.integer)) and e >= 0:
+        elif isinstance(e, (int, np.integer)) and 0 <= e < 2**63:
             extents.append(int(e))
         else:
-            raise ShapeError(f"{name}: extent {e!r} of axis {axis} must be a non-negative integer, or None for the batch")
+            raise ShapeError(f"{name}: extent {e!r} of axis {axis} must be a non-negative integer below 2**63, or None for the batch")
     return Tensor(kind, tuple(extents), dtype, name=name, value=value)
 
 

@@ -16,6 +16,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import random
 import re
 import stat
 import struct
@@ -35,7 +36,7 @@ HEADER = struct.Struct("<8sI32sQ32s")         # magic, format, key, length, payl
 MAGIC = b"faltung\0"
 CAPACITY = 512 << 20        # bytes on disk; beyond it the entries unused for longest go
 KEPT = 0.75                 # the part of the capacity that a sweep leaves, so that sweeps stay rare
-SWEEP_EVERY = 64            # entries written by this process between two looks at the folder
+SWEPT = 1 / 16              # of the capacity: bytes written, whoever writes them, between two looks at all of the folder
 REFRESH_SECONDS = 3600      # an entry used again is marked as used at most this often
 STALE_SECONDS = 3600        # a half-written file this old belongs to a writer that died
 _ENTRY = re.compile(r"[0-9a-f]{64}")
@@ -61,6 +62,7 @@ class Cache:
     def __init__(self, folder: Path | None, capacity: int = CAPACITY) -> None:
         self.folder, self.capacity = folder, capacity
         self.hits = self.misses = self.writes = 0
+        self._unswept = random.uniform(0, SWEPT * capacity)  # so that many processes, each writing little, look as often
         self._lock = threading.Lock()
 
     def get(self, key: bytes | str) -> bytes | None:
@@ -96,7 +98,9 @@ class Cache:
                 raise
             with self._lock:
                 self.writes += 1
-                due = (self.writes - 1) % SWEEP_EVERY == 0
+                self._unswept += size
+                due = self._unswept >= SWEPT * self.capacity
+                self._unswept = 0 if due else self._unswept
             if due:
                 self._sweep()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from faltung.graph.descent import Optimiser, Update
 from faltung.graph.errors import DTypeError, ShapeError
 from faltung.graph.grad import grad
 from faltung.graph.history import History
+from faltung.graph.index import Batch
 from faltung.graph.pipeline import optimise
 from faltung.graph.tensor import FLOATS, Tensor, computed, leaf, topological
 from faltung.runtime.facts import measured
@@ -25,6 +27,8 @@ from faltung.runtime.model import Model
 from faltung.runtime.trace import Trace
 from faltung.runtime.tune import Tuned
 from faltung.runtime.workshop import compiling_ahead
+
+MOST = 1 << 45  # elements of a tensor: addresses have 47 bits
 
 
 class Trainable(Protocol):
@@ -50,7 +54,7 @@ def compile(outputs: Tensor | Sequence[Tensor], *, dtype: str | None = None, acc
     it the choice is estimated. What was found is kept: compiling again times nothing. Times are those of one image, of
     sixteen with `tune=16`; the model runs at any batch size either way.
 
-    Raises DTypeError for another dtype, ShapeError for a batch to tune for that is none, UnsupportedOp for another
+    Raises DTypeError for another dtype, ShapeError for a tensor that no memory holds and a batch to tune for that is none, UnsupportedOp for another
     accuracy, CompileError when LLVM refuses a kernel.
     """
     single = isinstance(outputs, Tensor)
@@ -67,7 +71,7 @@ def compile(outputs: Tensor | Sequence[Tensor], *, dtype: str | None = None, acc
     trace = Trace()
     history = History(wanted)
     with compiling_ahead(host()):
-        program = lower(optimise(wanted, trace.passed, history=history), {}, host(), accuracy=accuracy, choose=_chooser(tune))
+        program = lower(_held(optimise(wanted, trace.passed, history=history)), {}, host(), accuracy=accuracy, choose=_chooser(tune))
         program.history = history
         trace.lowered(program, host())
         return Model(program, single, origins, {})
@@ -109,7 +113,7 @@ def compile_step(
     targets = [new for _, new in assignments]
     trace = Trace()
     history = History([loss, *outputs, *targets])
-    results = optimise([loss, *outputs, *targets], trace.passed, [old for old, _ in assignments], history)
+    results = _held(optimise([loss, *outputs, *targets], trace.passed, [old for old, _ in assignments], history))
     count = 1 + len(outputs)
     updates: dict[Tensor, Tensor] = {}
     for (old, _), new in zip(assignments, results[count:], strict=True):
@@ -120,6 +124,14 @@ def compile_step(
         program.history = history
         trace.lowered(program, host())
         return Step(program, update, optimiser, updates)
+
+
+def _held(outputs: list[Tensor]) -> list[Tensor]:
+    """The outputs themselves. Raises ShapeError where they need a tensor that no memory holds."""
+    for t in topological(outputs):
+        if (count := prod(e for e in t.shape if not isinstance(e, Batch))) >= MOST:
+            raise ShapeError(f"{t.name or t.op}: {' · '.join(map(str, t.shape))} elements are more than a processor can address (2**{MOST.bit_length() - 1}): {count}")
+    return outputs
 
 
 def _check_kinds(loss: object, network: object, optimiser: object, outputs: object) -> None:

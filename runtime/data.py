@@ -57,6 +57,13 @@ class Labelled:
 Data = Source | tuple[Array, Array]
 
 
+def integer(name: str, value: object, least: int) -> int:
+    """`value`, an integer. Raises DataError for anything else, and below `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise DataError(f"{name} {value!r}: expected at least {least}, a whole number")
+    return int(value)
+
+
 def source(data: Data) -> Source:
     """A pair of arrays as a source; a source, unchanged. Raises DataError for anything else."""
     if isinstance(data, Source) and not isinstance(data, np.ndarray):  # an array has a `take` of another kind
@@ -88,8 +95,7 @@ class Loader:
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", source(self.data))
         for name, value, least in (("batch_size", self.batch_size, 1), ("prefetch", self.prefetch, 0)):
-            if value < least:
-                raise DataError(f"{name} {value}: expected at least {least}")
+            object.__setattr__(self, name, integer(name, value, least))
         Draws(self.seed, 0, np.arange(0))  # raises for a seed that cannot be
         if not len(self):
             whole = "whole " * self.drop_last

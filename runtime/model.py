@@ -14,15 +14,15 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import numpy as np
 
 from faltung.codegen.buffers import place
 from faltung.codegen.program import Program, Step
-from faltung.graph.errors import DTypeError, ShapeError
+from faltung.graph.errors import DTypeError, ShapeError, UnsupportedOp
 from faltung.graph.index import Batch
-from faltung.graph.tensor import FLOATS, Tensor, changes
+from faltung.graph.tensor import FLOATS, NO_ARRAY, Tensor, changes
 from faltung.runtime import code, plan, threads
 from faltung.runtime.memory import Arena
 from faltung.runtime.reached import reached
@@ -192,6 +192,9 @@ class Model:
         self._lock = threading.Lock()
         _MODELS.add(self)
 
+    def __reduce__(self) -> NoReturn:
+        raise UnsupportedOp("a compiled model is neither copied nor sent: it is code in the memory of this process; copy or send the network, or its state_dict(), and compile there")
+
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         """The inputs, in the order of the arguments."""
@@ -210,9 +213,9 @@ class Model:
     def explain(self, what: Literal["fusion"]) -> fusion.Fusion: ...  # type: ignore[overload-overlap]
 
     @overload
-    def explain(self, what: str | None = None, **arguments: Any) -> profile.Profile: ...
+    def explain(self, what: str | int | None = None, **arguments: Any) -> profile.Profile: ...
 
-    def explain(self, what: str | None = None, **arguments: Any) -> profile.Profile | fusion.Fusion:
+    def explain(self, what: str | int | None = None, **arguments: Any) -> profile.Profile | fusion.Fusion:
         """Each kernel's equation, schedule, flops, bytes, time and share of this machine's peak, measured now.
 
         `what` selects kernels by number, name or schedule. Inputs that are not given by name are made up, with
@@ -227,13 +230,13 @@ class Model:
 
         return profile.explain(self, what, arguments)
 
-    def loops(self, what: str | None = None) -> str:
+    def loops(self, what: str | int | None = None) -> str:
         """The kernels of a run as pseudo-code; `what` as for `explain`."""
         from faltung.runtime import profile
 
         return profile.loops(self.program, what)
 
-    def assembly(self, what: str | None = None) -> str:
+    def assembly(self, what: str | int | None = None) -> str:
         """The kernels of a run as machine code; `what` as for `explain`."""
         from faltung.runtime import profile
 
@@ -396,11 +399,11 @@ if hasattr(os, "register_at_fork"):
 
 def _as_array(t: Tensor, value: Any) -> Array:
     if not isinstance(value, np.ndarray):
-        if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
-            value = np.from_dlpack(value)
         try:
+            if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
+                value = np.from_dlpack(value)
             value = np.asarray(value)
-        except ValueError as error:
+        except NO_ARRAY as error:
             raise DTypeError(f"input {t.name!r}: not an array of {t.dtype} ({error})") from None
     array: Array = value
     if array.dtype.kind not in "fiub":

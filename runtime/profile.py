@@ -121,11 +121,12 @@ class Profile:
     def flops(self) -> int:
         return sum(r.flops for r in self.rows)
 
-    def only(self, what: str) -> Profile:
+    def only(self, what: str | int) -> Profile:
         """The row with number `what`, or the rows in whose result, name or schedule it stands.
 
         Raises UnknownKernel when there are none.
         """
+        what = str(what)
         kept = tuple(r for r in self.rows if what == str(r.number) or any(what in text for text in (r.result, r.recognised, r.schedule)))
         if not kept:
             names = ", ".join(dict.fromkeys(r.result for r in self.rows))
@@ -187,7 +188,7 @@ def _equations(rows: Sequence[Row]) -> list[str]:
 # ---- measuring ----
 
 
-def explain(model: Model, what: str | None = None, arguments: Mapping[str, Any] | None = None) -> Profile | Fusion:
+def explain(model: Model, what: str | int | None = None, arguments: Mapping[str, Any] | None = None) -> Profile | Fusion:
     """The profile of a compiled model, of all kernels or those that `what` selects; for "fusion", what was fused with what.
 
     `arguments` are inputs by name; those not given are made up, at the batch size of those given, else that of
@@ -339,14 +340,14 @@ def _whole(program: Program, step: Step, batch: int) -> Cost:
 # ---- what the kernels are, as text ----
 
 
-def loops(program: Program, what: str | None = None) -> str:
+def loops(program: Program, what: str | int | None = None) -> str:
     """The kernels of a run as pseudo-code; `what` selects as in `Profile.only`. Raises UnknownKernel."""
     from faltung.codegen import show
 
     return "\n\n".join(f"{head}\n{show.text(step.kernel)}" for head, step in _chosen(program, what))
 
 
-def assembly(program: Program, what: str | None = None) -> str:
+def assembly(program: Program, what: str | int | None = None) -> str:
     """The kernels of a run as machine code, for reading. Raises UnknownKernel."""
     from faltung.codegen import emit
     from faltung.runtime import jit
@@ -355,7 +356,7 @@ def assembly(program: Program, what: str | None = None) -> str:
     return "\n\n".join(f"# {head}\n{jit.assembly(text, program.target)}" for head, text in texts)
 
 
-def _chosen(program: Program, what: str | None) -> list[tuple[str, Step]]:
+def _chosen(program: Program, what: str | int | None) -> list[tuple[str, Step]]:
     """Kernels with a heading: number, result, equation and schedule."""
     silent = of(program, Sample(1, np.zeros((1, 1, len(program.steps), 2)), np.zeros(1), tuple(s.barrier for s in program.steps)))
     rows = (silent if what is None else silent.only(what)).rows

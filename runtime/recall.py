@@ -25,7 +25,7 @@ from faltung.codegen.choose import Choice, Chooser
 from faltung.codegen.loops import Batch, Buffer, Expr as Index, Int, Kernel
 from faltung.codegen.machine import Machine
 from faltung.codegen.schedules.task import RESULT, Plan, Task, Work
-from faltung.graph.expr import Expr
+from faltung.graph.expr import Expr, walk
 from faltung.graph.index import Batch as Open
 from faltung.runtime import cache, code, reached, workshop
 
@@ -156,9 +156,12 @@ def spelled(value: object) -> str:
         if isinstance(x, Expr):  # interned, and shared by the expressions that it is a part of
             if id(x) in known:
                 return f"#{known[id(x)]}"
-            text = f"{type(x).__name__}({','.join(spell(getattr(x, name)) for name in type(x).__slots__)})"
-            known[id(x)] = len(known)
-            return text
+            text = ""
+            for e in walk(x):  # what it is made of comes first, so that no spelling goes deep
+                if id(e) not in known:
+                    text += f"{type(e).__name__}({','.join(spell(getattr(e, name)) for name in type(e).__slots__)})"
+                    known[id(e)] = len(known)
+            return f"{text}#{known[id(x)]}"
         if is_dataclass(x):
             parts = [getattr(x, f.name) for f in fields(x) if f.name != "facts"]  # no fact, but who knows it
             return f"{type(x).__name__}({','.join(map(spell, parts))})"

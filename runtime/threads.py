@@ -204,7 +204,9 @@ def threads() -> int:
 def set_threads(count: int) -> None:
     """Use `count` threads from the next run on; runs under way end as they began.  Raises ThreadsError."""
     global _shared
-    fresh = Pool(count)
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)):
+        raise ThreadsError(f"{count!r} threads: expected a whole number, from 1 to {MOST_THREADS}")
+    fresh = Pool(int(count))
     with _shared_lock:
         old, _shared = _shared, fresh
     if old is not None:

@@ -19,10 +19,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from faltung.graph.errors import CheckpointError, FaltungError
+from faltung.graph.errors import CheckpointError, DataError, FaltungError
 from faltung.runtime import checkpoint as files
 from faltung.runtime.augment import Augment
-from faltung.runtime.data import Array, Data, Loader
+from faltung.runtime.data import Array, Data, Loader, integer
 
 Schedule = Callable[[float], float]
 
@@ -140,11 +140,14 @@ def fit(
     With `checkpoint` the state is written there after each epoch, with the weights of `net`; where the file
     exists already and `resume` holds, training goes on from it, and ends as if it had never stopped.
 
-    Raises DataError for data that does not pair up, CheckpointError for a file that does not belong to this run and
+    Raises DataError for data that does not pair up and numbers that cannot be, CheckpointError for a file that does not belong to this run and
     for a folder that does not exist, Diverged as soon as a loss is not a number.
     """
+    epochs = integer("epochs", epochs, 0)
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise DataError(f"callbacks {callbacks!r}: expected a list of functions, as in callbacks=[function]")
     loader = Loader(data, batch_size, seed, augment, drop_last=drop_last, prefetch=prefetch)
-    run = {"seed": seed, "batch_size": batch_size, "samples": loader.samples, "drop_last": drop_last}
+    run = {"seed": seed, "batch_size": loader.batch_size, "samples": loader.samples, "drop_last": drop_last}
     history = History()
     if checkpoint is not None:
         if net is None:

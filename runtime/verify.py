@@ -30,7 +30,7 @@ from faltung.codegen.order import by_equation
 from faltung.codegen.program import Program, Slot, Step, lower
 from faltung.codegen.target import Target, host
 from faltung.graph.equation import Equation
-from faltung.graph.errors import ShapeError
+from faltung.graph.errors import DTypeError, ShapeError
 from faltung.graph.index import Batch, Extent
 from faltung.graph.pipeline import optimise
 from faltung.graph.tensor import FLOATS, Tensor, topological
@@ -99,7 +99,8 @@ class Report:
 def verify(what: Tensor | Sequence[Tensor] | Model, *, batch: int = 3, seed: int = 0, target: Target | None = None, accuracy: str = "balanced") -> Report:
     """Check every kernel that computes these tensors, or every kernel of a compiled model or training step.
 
-    `batch` is the open batch size; `accuracy` is what tensors are compiled with, a model has its own. Nothing of a model is changed. Raises ShapeError for a batch that is negative.
+    `batch` is the open batch size; `accuracy` is what tensors are compiled with, a model has its own. Nothing of a model is changed. Raises ShapeError for a batch that is
+    negative, DTypeError for what is neither.
     """
     if batch < 0:
         raise ShapeError(f"verify: batch={batch}: give a size of at least 0")
@@ -108,7 +109,13 @@ def verify(what: Tensor | Sequence[Tensor] | Model, *, batch: int = 3, seed: int
         outputs, updates = _graph_of(what.program)
         accuracy, choose = what.program.accuracy, what.program.choose
     else:
-        outputs, updates = optimise([what] if isinstance(what, Tensor) else list(what)), {}
+        given = [what] if isinstance(what, Tensor) else list(what) if isinstance(what, Sequence) else None
+        if given is None or not all(isinstance(t, Tensor) for t in given):
+            raise DTypeError(
+                f"verify takes tensors (one, or a list of them) or what compile returned, got {type(what).__name__}; "
+                "call a network on an input first: net(ft.input(…))"
+            )
+        outputs, updates = optimise(given), {}
     machine = host() if target is None else target
     if not any(t.dtype == "float32" for t in topological([*outputs, *updates])):  # residues as wide as the floats they stand for
         machine = replace(machine, vector_bytes=machine.vector_bytes // 2)

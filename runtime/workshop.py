@@ -174,7 +174,13 @@ class Other:
             self._process = Popen([sys.executable, "-I", *arguments], stdin=source, stdout=self._answer, stderr=DEVNULL)
         self._late = Timer(patience, self._process.kill)
         self._late.daemon = True
-        self._late.start()
+        try:
+            self._late.start()
+        except RuntimeError as reason:  # there can be no more threads
+            self._process.kill()
+            self._process.wait()
+            self._answer.close()
+            raise OSError(str(reason)) from reason
 
     @property
     def busy(self) -> bool:

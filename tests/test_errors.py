@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from collections.abc import Callable
 from typing import Any
@@ -143,6 +145,44 @@ def test_what_is_not_a_tensor_is_not_compiled() -> None:
             ft.compile(wrong)  # type: ignore[arg-type]
 
 
+def test_what_is_not_a_tensor_is_not_verified() -> None:
+    for wrong in (nn.Linear(3, 2), [nn.Linear(3, 2)], "x", None):
+        with says(ft.DTypeError, "verify takes tensors", type(wrong).__name__, "net(ft.input("):
+            ft.verify(wrong)  # type: ignore[arg-type]
+
+
+def test_a_tensor_that_no_memory_holds_is_not_compiled() -> None:
+    """And it is known at once: the choice of a kernel takes no longer for longer axes."""
+    with says(ft.ShapeError, "h: 1 · 3 · 2147483648 · 2147483648 elements", str(3 * 2**62)):
+        ft.compile(ft.conv2d(ft.input("h", (1, 3, 2**31, 2**31)), np.zeros((8, 3, 3, 3))))
+    with says(ft.ShapeError, str(10**20)):
+        ft.input("x", (None, 10**20))
+
+
+def test_a_model_is_neither_copied_nor_sent(model: Any) -> None:
+    for way in (copy.copy, copy.deepcopy, pickle.dumps):
+        with says(ft.UnsupportedOp, "send the network", "compile there"):
+            way(model)
+
+
+class Refusing:
+    """What makes an array raise what it likes, as tensors of other libraries do."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __array__(self, *arguments: Any, **named: Any) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, ValueError, BufferError, OverflowError])
+def test_what_makes_no_array_is_no_input(model: Any, error: type[Exception]) -> None:
+    with says(ft.DTypeError, "input 'x'", "float32", "detach it"):
+        model(x=Refusing(error("detach it")), z=np.zeros((1, 2)))
+    with says(ft.DTypeError, "not an array of float32", "detach it"):
+        ft.parameter(np.zeros(3), "p").assign(Refusing(error("detach it")))
+
+
 def test_precisions_that_do_not_exist() -> None:
     x = ft.input("x", (None, 3))
     for wrong in ("float16", "int32", "double precision", ""):
@@ -161,8 +201,8 @@ def test_targets_that_do_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
         ft.compile(ft.input("x", (None, 3)) + 1)
 
 
-@pytest.mark.parametrize("count", [0, -1, 100_000])
-def test_thread_counts_that_cannot_be_had(count: int) -> None:
+@pytest.mark.parametrize("count", [0, -1, 100_000, 2.5, "2", None, True])
+def test_thread_counts_that_cannot_be_had(count: Any) -> None:
     before = ft.get_num_threads()
     with says(ft.FaltungError, str(count)):
         ft.set_num_threads(count)
@@ -240,8 +280,41 @@ def test_values_that_do_not_fit_a_parameter() -> None:
     p = ft.parameter(np.zeros((2, 3)), "p")
     with says(ft.ShapeError, "p", "[2, 3]", "[3, 2]"):
         p.assign(np.zeros((3, 2)))
+    with says(ft.DTypeError, "p: not an array of float32", "'a'"):
+        p.assign("a")
     with says(ft.CheckpointError, "weight is missing", "[3]"):
         nn.Linear(3, 2).load_state_dict({"bias": np.zeros(3)})
+
+
+IMAGES = np.zeros((8, 3), np.float32), np.zeros(8, np.int64)
+TRAINING: dict[str, tuple[dict[str, Any], str]] = {
+    "epochs as text": ({"epochs": "3"}, "epochs '3': expected at least 0, a whole number"),
+    "half an epoch": ({"epochs": 1.5}, "epochs 1.5"),
+    "fewer than none": ({"epochs": -1}, "epochs -1"),
+    "a batch that is no integer": ({"batch_size": 2.0}, "batch_size 2.0: expected at least 1"),
+    "a truth value": ({"batch_size": True}, "batch_size True"),
+    "a lone callback": ({"callbacks": print}, "callbacks=[function]"),
+    "a callback that is none": ({"callbacks": [3]}, "[3]: expected a list of functions"),
+}
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_training_that_cannot_be(name: str) -> None:
+    wrong, words = TRAINING[name]
+    net, _, loss = linear()
+    step = ft.compile_step(loss, net, ft.optim.SGD(lr=0.1))
+    with says(ft.DataError, words):
+        ft.fit(step, IMAGES, **{"epochs": 1, "batch_size": 4, "progress": False} | wrong)
+    assert step.steps == 0
+
+
+def test_files_and_folders_without_a_name() -> None:
+    for call in (lambda n: n.load(None), lambda n: n.load(None, keep=False), lambda n: n.save(None)):
+        with says(ft.CheckpointError, "None is not the name of a file"):
+            call(nn.Linear(3, 2))
+    for side in ("x", 7.5, 0):
+        with says(ft.DataError, f"side {side!r}: expected at least 1"):
+            ft.datasets.image_folder("anywhere", side=side)  # type: ignore[arg-type]
 
 
 # ---- layers ----

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import product
+from itertools import islice, product
 from math import prod
 
 MOST = 448  # products written out, those that differ by which lanes are drawn not counted
@@ -99,7 +99,8 @@ def _tiles(rows: Sequence[str], size: Mapping[str, int], forced: tuple[tuple[str
 
 def _pieces(extent: int, room: int) -> list[int]:
     """The three largest sizes into which an extent is cut evenly, above 1."""
-    return sorted({t for parts in range(1, extent + 1) if 1 < (t := -(-extent // parts)) <= room}, reverse=True)[:3]
+    found = (t for t in range(min(room, extent), 1, -1) if -(-extent // -(-extent // t)) == t)  # no longer loop for a longer axis
+    return list(islice(found, 3))
 
 
 def _steps(summed: Sequence[str], size: Mapping[str, int], forced: tuple[tuple[str, int], ...], points: int) -> Iterator[tuple[tuple[str, int], ...]]:

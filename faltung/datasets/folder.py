@@ -9,6 +9,7 @@ import numpy as np
 
 from faltung import photos
 from faltung.graph.errors import DataError
+from faltung.runtime.data import integer
 
 Array = np.ndarray
 
@@ -54,8 +55,7 @@ def image_folder(folder: str | Path, side: int | None = None, gray: bool = False
     Raises DataError where there is no folder, no class, a class without pictures, or a side below 1.
     """
     folder = Path(folder)
-    if side is not None and side < 1:
-        raise DataError(f"image_folder: side {side}: at least 1 pixel is needed")
+    side = None if side is None else integer("image_folder: side", side, 1)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: name one that has a sub-folder of image files for each class")
     classes = [entry.name for entry in _entries(folder) if entry.is_dir()]

@@ -205,7 +205,7 @@ class Module:
         """
         from faltung import weights
 
-        place = Path(path).resolve()
+        place = weights.filename(path).resolve()
         if any(isinstance(t.source, _Left) and t.source.file.path.resolve() == place for t in self._saved().values()):
             raise CheckpointError(f"{path}: values of this network are in this file alone (keep=False): save it under another name")
         weights.write(path, {key: array for key, array in self.state_dict().items() if not may_lack(key)})

@@ -114,7 +114,7 @@ class GuidedBackprop(Gradients):
 class SmoothGrad(Gradients):
     """The mean gradient over `samples` noisy copies of the input, σ being `noise` of each image's range.
 
-    The noise is a function of the element's position, the sample and the seed, so that the result is the same in every
+    The noise is a function of the element's position, in the batch too, the sample and the seed, so that the result is the same in every
     run; a normal number is the sum of twelve uniform ones. The class is that of the image without noise.
     Smilkov et al., SmoothGrad: removing noise by adding noise, 2017. Raises UnsupportedOp for fewer samples than 1 or a
     negative seed, DTypeError for a noise that is no number.

@@ -32,7 +32,7 @@ from faltung.runtime.checkpoint import load_by_name, load_weights, save_weights
 from faltung.runtime.files import replacing
 from faltung.weights import npz, pth
 
-__all__ = ["ENDINGS", "again", "contents", "place", "read", "write"]
+__all__ = ["ENDINGS", "again", "contents", "filename", "place", "read", "write"]
 
 Array = np.ndarray
 
@@ -50,14 +50,14 @@ def read(path: str | Path) -> dict[str, Array]:
     Arrays may be views of what was read: copy one to change it. Raises CheckpointError for a file that is missing,
     damaged, of another format, or that names something to be called.
     """
-    path = Path(path)
+    path = filename(path)
     with _naming(path):
         return _reader(_file(path))(path)
 
 
 def contents(path: str | Path) -> tuple[dict[str, Array], dict[str, Any] | None]:
     """As `read`, and None; of a checkpoint of a training run, every array under its full name, and how far the run was."""
-    path = Path(path)
+    path = filename(path)
     with _naming(path):
         reader = _reader(_file(path))
         return checkpoint.contents(path) if reader is load_weights else (reader(path), None)
@@ -94,7 +94,7 @@ def again(path: str | Path) -> Again:
 
     Raises CheckpointError for a file that is missing or damaged, or that has no access by name (PyTorch's).
     """
-    path = Path(path).absolute()
+    path = filename(path).absolute()
     with _naming(path):
         was, by_name = _facts(_file(path)), BY_NAME.get(_reader(path))
         if by_name is None:
@@ -111,6 +111,14 @@ def _naming(path: Path) -> Iterator[None]:
         raise error if str(error).startswith(f"{path}: ") else CheckpointError(f"{path}: {error}") from error
     except DAMAGED as reason:
         raise CheckpointError(f"{path}: cannot be read: {reason or type(reason).__name__}") from reason
+
+
+def filename(path: str | Path) -> Path:
+    """The path itself. Raises CheckpointError for what is none."""
+    try:
+        return Path(path)
+    except TypeError:
+        raise CheckpointError(f"{path!r} is not the name of a file") from None
 
 
 def _file(path: Path) -> Path:
@@ -145,7 +153,7 @@ def place(path: str | Path) -> Path:
     """The path of a file to write, before there is anything to write. Raises CheckpointError, as `write` does, for a
     name that does not say the format, for that of a folder, and for one in a folder that does not exist.
     """
-    path = Path(path)
+    path = filename(path)
     if path.suffix not in ENDINGS:
         raise CheckpointError(f"{path}: the name must end in one of {', '.join(ENDINGS)}, which says how to write the file")
     folder = os.path.dirname(os.path.realpath(path))

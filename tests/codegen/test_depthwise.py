@@ -15,7 +15,7 @@ from faltung.codegen.layout import Layout, blocked, plain
 from faltung.codegen.program import lower
 from faltung.codegen.schedules.channels import axes, wanted
 from faltung.codegen.schedules.depthwise import PARTS, depthwise
-from faltung.codegen.schedules.products import MOST, tiled
+from faltung.codegen.schedules.products import MOST, _pieces, tiled
 from faltung.codegen.schedules.task import Plan, Task
 from faltung.codegen.target import Target, named
 from faltung.graph import dsl
@@ -220,6 +220,14 @@ def test_tiles_leave_registers_for_the_taps(kernel: int, registers: int) -> None
     assert registers // 4 <= points < registers and points * int(np.prod([n for _, n in form.steps])) <= MOST
     backward = tiled(extents, {n: (-a if n in "pq" else a, b) for n, (a, b) in moves.items()}, ["i", "j"], ["p", "q"], [], registers)
     assert backward.tile == form.tile, "a flipped kernel is no other work"
+
+
+def test_pieces_of_an_axis_are_those_of_all_ways_to_cut_it() -> None:
+    for extent in range(150):
+        every = {-(-extent // parts) for parts in range(1, extent + 1)}
+        for room in range(40):
+            assert _pieces(extent, room) == sorted((t for t in every if 1 < t <= room), reverse=True)[:3]
+    assert _pieces(2**40, 29) == [29, 28, 27], "which takes no longer"
 
 
 def test_a_vector_of_the_map_is_read_once_for_all_taps() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ def test_any_network_of_the_zoo(capsys: pytest.CaptureFixture[str]) -> None:
         (["inspect", STRIDED], "--shape X=… --shape K=…"),
         (["inspect", "Y[n] = X[n+", "--shape", "X=3"], "expected a number"),
         (["inspect", "Y[n] = X[n]", "--shape", "X=3,q"], "write NAME=extents"),
+        (["inspect", "Y[n,i] = X[n,i]", "--shape", "X=N,99999999999999999999"], "X: extent 99999999999999999999 of axis 1"),
         (["inspect", "missing.safetensors"], "no such file"),
         (["inspect", "missing.pth"], "no such file"),
         (["inspect", "resnet51"], "there are mlp, digits"),
@@ -64,6 +66,12 @@ def test_an_error_is_one_line_and_a_code(arguments: list[str], message: str, cap
     assert out == "" and err.startswith("faltung: ") and message in err and "Traceback" not in err
     assert main([*arguments, "--json"]) == 1
     assert message in json.loads(capsys.readouterr().out)["message"]
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"faltung {version('faltung')}\n"
 
 
 def test_a_wrong_call_is_code_2() -> None:

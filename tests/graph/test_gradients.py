@@ -7,8 +7,9 @@ import pytest
 
 from faltung.graph import dsl
 from faltung.graph.evaluate import EXACT, evaluate
-from faltung.graph.grad import grad
+from faltung.graph.grad import WIDEST, grad
 from faltung.graph.ops import REGISTRY
+from faltung.graph.tensor import topological
 from tests.check import assert_gradient, assert_second, distinct, integers
 from tests.graph.cases import CASES, FEW, LINES, PLANES, POOLS, SMALL, SOLIDS, Case
 from tests.graph.test_convolution_family import FAMILY
@@ -23,6 +24,17 @@ WITHOUT_DERIVATIVE = {
     "and the place of a window's maximum": "max_position",
     "and the number of that element": "element",
 }
+
+
+@pytest.mark.parametrize("count", [64, 65, 200, 1000])
+def test_a_sum_of_many_contributions_is_not_deep(count: int) -> None:
+    x, w = dsl.input("x", (3,)), dsl.parameter(np.ones(3), "w")
+    total = dsl.constant(np.zeros(3))
+    for k in range(count):
+        total = total + (x * k) * w
+    g = grad(dsl.sum(total), w)
+    assert max(eq.expr.depth for t in topological([g]) for eq in t.equations) <= WIDEST + 1
+    assert np.array_equal(evaluate(g, {x: np.array([1.0, 2.0, 3.0])}), np.array([1.0, 2.0, 3.0]) * sum(range(count)))
 
 
 def test_every_op_has_a_case() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +55,26 @@ def test_texts_are_compiled_ahead(ahead: Path, monkeypatch: pytest.MonkeyPatch) 
     assert model(X).tobytes() == expected.tobytes()
     again = ft.compile(small())
     assert again._code.compiled == 0 and again(X).tobytes() == expected.tobytes() and workshop.current(host()) is None
+
+
+def test_without_another_thread_texts_are_compiled_here(ahead: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An other process is ended by a thread of this one: where there can be none, no process is left behind."""
+    begun: list[subprocess.Popen[bytes]] = []
+
+    class Counted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            begun.append(self)
+
+    def none(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(workshop, "Popen", Counted)
+    monkeypatch.setattr(workshop.Timer, "start", none)
+    model = ft.compile(small())
+    monkeypatch.undo()
+    assert model(X).tobytes() == ft.compile(small())(X).tobytes()
+    assert begun and all(other.returncode is not None for other in begun)
 
 
 def test_what_is_little_waits_for_the_end(ahead: Path, monkeypatch: pytest.MonkeyPatch) -> None:

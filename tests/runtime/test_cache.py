@@ -135,8 +135,22 @@ def test_a_full_disk_is_no_error(kept: Cache, monkeypatch: pytest.MonkeyPatch) -
     assert kept.folder is not None and not list(kept.folder.iterdir())
 
 
-def test_the_longest_unused_go_first(kept: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "SWEEP_EVERY", 1)
+def test_the_folder_is_swept_by_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whomever: a hundred processes that write a little each look at it as often as one that writes all of it."""
+    swept: list[Cache] = []
+    monkeypatch.setattr(Cache, "_sweep", lambda self: swept.append(self))
+    capacity = 160 * (cache.HEADER.size + 1000)
+    for _ in range(100):
+        Cache(tmp_path, capacity).put("a", bytes(1000))
+    assert 1 <= len(swept) <= 30  # 10 are expected
+    swept.clear()
+    one = Cache(tmp_path, capacity)
+    for _ in range(100):
+        one.put("a", bytes(1000))
+    assert 9 <= len(swept) <= 11
+
+
+def test_the_longest_unused_go_first(kept: Cache) -> None:
     size = cache.HEADER.size + 1000
     kept.capacity = 4 * size
     assert kept.folder is not None

@@ -19,6 +19,24 @@ from tests.codegen.kernels import RUNNABLE_IDS
 DOUBLE, SINGLE = 1e-12, 1e-6  # relative L2 errors that are allowed
 
 
+def test_a_parameter_that_is_used_two_hundred_times() -> None:
+    """Contributions to one gradient are added up in equations of no great depth."""
+    count, start = 200, np.eye(5, k=1)
+    x, w = ft.input("x", (None, 5)), ft.parameter(start, "w")
+    h = x
+    for _ in range(count):
+        h = ft.matmul(h, w) + x
+    given = np.arange(10.0).reshape(2, 5) - 4
+    values = [given]
+    for _ in range(count):
+        values.append(values[-1] @ start + given)
+    back, want = np.ones((2, 5)), np.zeros((5, 5))
+    for before in reversed(values[:-1]):
+        want += before.T @ back
+        back = back @ start.T
+    assert np.array_equal(ft.compile(ft.grad(h.sum(), w))(given), want)
+
+
 def error(got: Array, want: Array) -> float:
     """Relative L2 error; infinite for another shape."""
     if got.shape != np.shape(want):

@@ -159,6 +159,7 @@ def test_kernels_are_chosen_by_number_name_and_schedule() -> None:
 def test_loops_and_machine_code() -> None:
     compiled = model()
     assert compiled.loops().count("parallel") == len(compiled.program.steps)
+    assert compiled.loops(0) == compiled.loops("0") and compiled.assembly(0) == compiled.assembly("0")
     assert compiled.loops("0").startswith("0  ") and "kernel" in compiled.loops("0")
     assert "kernel" in compiled.assembly("0")
     with pytest.raises(UnknownKernel):
