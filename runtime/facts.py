@@ -104,8 +104,11 @@ def measure(target: Target) -> Machine:
     if (ahead := workshop.current(target)) is not None:
         ahead.rest()  # nothing is to be compiled meanwhile
     try:
-        _, answer = workshop.Other(["-c", ELSEWHERE], json.dumps([p for p in sys.path if isinstance(p, str)]).encode(), PATIENCE).answer()
-        measured_for, text = json.loads(answer)
+        other = workshop.Other(["-c", ELSEWHERE], json.dumps([p for p in sys.path if isinstance(p, str)]).encode(), PATIENCE)
+        try:
+            measured_for, text = json.loads(other.answer()[1])
+        finally:
+            other.stop()
     except (OSError, ValueError, TypeError):
         return measured_here(target)
     found = read(str(text).encode(), target) if measured_for == about(target) else None

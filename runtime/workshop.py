@@ -21,6 +21,7 @@ from pathlib import Path
 from subprocess import DEVNULL, Popen
 from tempfile import TemporaryFile
 from threading import Timer
+from time import monotonic
 from typing import IO
 
 from faltung.codegen.target import Target
@@ -85,8 +86,8 @@ class Ahead:
     def begin(self, count: int) -> None:
         """Compile all that waits in so many processes. Raises OSError where there can be none."""
         llvmlite = importlib.util.find_spec("llvmlite")
-        if not (llvmlite and llvmlite.origin):
-            raise FileNotFoundError("llvmlite")
+        if not (possible() and llvmlite and llvmlite.origin):
+            raise FileNotFoundError("an interpreter with llvmlite")
         order = ["-S", compiler.__file__, self.target.cpu, self.target.features, str(Path(llvmlite.origin).parent.parent)]
         keys = list(self.waiting)
         for share in _shares(list(self.waiting.values()), count):
@@ -106,8 +107,9 @@ class Ahead:
         """The objects of all that was begun, by key. Raises CompileError where LLVM ended a process."""
         found: dict[str, bytes] = {}
         while self._begun:
-            keys, other = self._begun.pop(0)
+            keys, other = self._begun[0]  # and stays there until it has ended, or nobody would end it
             code, answer = other.answer()
+            del self._begun[0]
             if code in ABORTED:
                 raise CompileError(f"LLVM failed with signal {-code} on one of {len(keys)} kernels, for {self.target!r}")
             if code == 0:
@@ -161,26 +163,18 @@ class Other:
     """This interpreter in another process, with arguments and a standard input. Raises OSError where it cannot be had.
 
     What it reads and writes are files: it need not wait for this process, nor this one for the end of a stream, which a
-    process that was forked meanwhile may hold open. It is ended after `patience` seconds.
+    process that was forked meanwhile may hold open. Who waits for it ends it `patience` seconds after it began.
     """
 
     def __init__(self, arguments: Sequence[str], given: bytes, patience: float) -> None:
-        if not Path(sys.executable or "").name.startswith("python") or getattr(sys, "frozen", False):
-            raise FileNotFoundError("an interpreter: who is embedded in a program would start that again")
+        if not possible():
+            raise FileNotFoundError("an interpreter")
         self._answer = _file()
         with _file() as source:
             source.write(given)
             source.seek(0)
             self._process = Popen([sys.executable, "-I", *arguments], stdin=source, stdout=self._answer, stderr=DEVNULL)
-        self._late = Timer(patience, self._process.kill)
-        self._late.daemon = True
-        try:
-            self._late.start()
-        except RuntimeError as reason:  # there can be no more threads
-            self._process.kill()
-            self._process.wait()
-            self._answer.close()
-            raise OSError(str(reason)) from reason
+        self._end = monotonic() + patience
 
     @property
     def busy(self) -> bool:
@@ -189,9 +183,14 @@ class Other:
 
     def wait(self) -> int:
         """Its code, when it has ended."""
-        code = self._process.wait()
-        self._late.cancel()
-        return code
+        late = Timer(max(0.0, self._end - monotonic()), self._process.kill)
+        late.daemon = True
+        try:
+            with suppress(RuntimeError):  # there can be no more threads: then it is waited for without an end
+                late.start()
+            return self._process.wait()
+        finally:
+            late.cancel()
 
     def answer(self) -> tuple[int, bytes]:
         """Its code, and what it has written, when it has ended."""
@@ -205,6 +204,11 @@ class Other:
         self._process.kill()
         self.wait()
         self._answer.close()
+
+
+def possible() -> bool:
+    """Whether this process is an interpreter that can be started again: who is embedded in a program would start that."""
+    return Path(sys.executable or "").name.startswith("python") and not getattr(sys, "frozen", False)
 
 
 def _file() -> IO[bytes]:

@@ -63,7 +63,7 @@ def _seen(task: Task, c: Contraction) -> Line | str:
         return "no index lies without gaps in what it reads and writes"
     results, terms = (prod(e for i in names if not isinstance(e := eq.extent[i], Batch)) for names in (eq.free, eq.bound))
     line = max(ways, key=lambda way: (fixed(eq.extent[way.lane]), (way.lane in c.reduced) == (results < terms)))
-    if line.lane in c.reduced and prod(fixed(eq.extent[i]) for i in eq.free) > MOST_SUMS:
+    if line.lane in c.reduced and prod(fixed(eq.extent[i]) for i in eq.free if i not in line.roles.batch) > MOST_SUMS:
         return f"sums for more than {MOST_SUMS} results do not stay in cache"
     return line
 
@@ -171,7 +171,6 @@ class Nest:
                 w = self.b.element(b + w_at) if self.kept else self.b.vector(b + w_at, count)
                 held[w_at] = k.let(w, "w") if uses.count(w_at) > 1 else w
             k.set(acc[n], k.fma(x, held[w_at], acc[n]))
-
 
     def variants(self, places: Places, tile: Mapping[str, int], then: Callable[[Places, Mapping[str, int]], None]) -> None:
         """The tile in full, and smaller ones where the rows end."""

@@ -24,7 +24,7 @@ SPARE = 3  # registers: with all of them written into, the allocator spills
 
 
 class Summed(Nest):
-    """Lanes along a summed index; `line` is the summed index outside of it, `outer` are the others."""
+    """Lanes along a summed index; `line` is the summed index outside of it, `outer` are the others. Each group has sums of its own."""
 
     def __init__(self, task: Task, seen: Line) -> None:
         assert task.equation.reduce is not None
@@ -35,8 +35,9 @@ class Summed(Nest):
             shape=self.held.shape, target="partial",
         )  # fmt: skip
         super().__init__(replace(task, equation=partial, result=self.held, aliases=()), seen)
-        rows = [i for i in eq.free if eq.extent[i] != 1]
-        self.sizes = {i: fixed(eq.extent[i]) for i in eq.free}
+        self.groups = {i: fixed(eq.extent[i]) for i in seen.roles.batch}
+        self.sizes = {i: fixed(eq.extent[i]) for i in eq.free if i not in self.groups}
+        rows = [i for i, e in self.sizes.items() if e != 1]
         moves = {i: (self.a.moves(i), self.b.moves(i)) for i in (*rows, self.lane)}
         moves[self.lane] = (seen.step * self.lanes, self.lanes)
         self.blocks = self.extent // self.lanes
@@ -54,7 +55,8 @@ class Summed(Nest):
         k = self.k
         count = prod((self.k.N if isinstance(e := self.eq.extent[i], Batch) else Int(e) for i in self.outer), start=Int(1))
         stretch = max(1, TERMS // max(1, self.blocks)) if self.line is not None else 1
-        with k.parallel(PARTS, "part") as part:
+        with k.parallel(PARTS, "part") as part, ExitStack() as around:
+            group = {i: Place(around.enter_context(k.loop(i, 0, e))) for i, e in self.groups.items()}
             with k.loop("z", 0, prod(self.sizes.values())) as z:
                 k.store(self.sums, z * self.lanes, k.const(0, self.lanes))
             lo, hi = (k.let(count * self.height * (part + d) // PARTS, name) for d, name in ((0, "from"), (1, "to")))
@@ -63,12 +65,12 @@ class Summed(Nest):
                 top, bottom = k.let(k.max(lo - before, 0), "top"), k.let(k.min(hi - before, self.height), "bottom")
                 with k.loop("first", top, bottom, stretch) as first, ExitStack() as stack:
                     last = k.let(k.min(first + stretch, bottom), "last")
-                    places = self._images(image) | {i: Place(Int(0)) for i in (self.lane, self.line) if i is not None}
+                    places = self._images(image) | group | {i: Place(Int(0)) for i in (self.lane, self.line) if i is not None}
                     for i, e in self.sizes.items():
                         t = self.tile.get(i, 1)
                         places[i] = Place(stack.enter_context(k.loop(i, 0, -(-e // t))) * t)
                     self.variants(places, self.tile, lambda now, sizes: self._tile(now, sizes, first, last))
-            self._finish(part)
+            self._finish(group | {PART: Place(part)})
         tile = "×".join(str(t) for t in self.tile.values()) or "1"
         return Plan((Work(k.finish(), (*self.task.used, -2), f"planar, parts, tile {tile}"), self.total), (self.held.size,))
 
@@ -120,11 +122,11 @@ class Summed(Nest):
             number = number * e + at[i]
         return number
 
-    def _finish(self, part: Expr) -> None:
+    def _finish(self, places: Places) -> None:
         """The lanes of every sum are added up."""
         k = self.k
         with ExitStack() as stack:
             at: dict[str, Expr] = {i: stack.enter_context(k.loop(i, 0, e)) for i, e in self.sizes.items()}
             total = k.load(self.sums, self._number(at) * self.lanes, self.lanes)
-            places = {PART: Place(part)} | {i: Place(v) for i, v in at.items()}
+            places = {**places, **{i: Place(v) for i, v in at.items()}}
             k.store(self.out.buffer, self.held.address(self.eq.lhs, places), k.let(k.across("sum", total), "total"))

@@ -7,7 +7,7 @@
                   store epilogue(acc)
 
     summed    parallel over parts of the lines of all images
-                  for each stretch of an image's lines, each tile of results
+                  for each group, each stretch of an image's lines, each tile of results
                       for each line of the stretch, each vector of it
                           acc += A[tap, j …] · B[filter, j …]
                       sums[result] += acc

@@ -15,6 +15,7 @@ from faltung.codegen.builder import Builder
 from faltung.codegen.lanes import FARTHEST, load_apart, store_apart
 from faltung.codegen.layout import Layout, blocked, outside, plain
 from faltung.codegen.program import lower
+from faltung.codegen.schedules import lines
 from faltung.codegen.schedules.linesums import PARTS
 from faltung.codegen.schedules.planar import planar
 from faltung.codegen.schedules.registers import TERMS
@@ -141,8 +142,9 @@ def test_what_follows_the_sum_is_part_of_the_kernel(batch: int, width: int) -> N
 
 @pytest.mark.parametrize("width, target", [(3, "baseline"), (3, "avx2"), (5, "avx2"), (12, "avx512")])
 @pytest.mark.parametrize("transposed", [False, True], ids=["", "transposed"])
-def test_groups_of_which_no_vector_can_be_drawn(width: int, target: str, transposed: bool) -> None:
-    """Between two layers whose lanes are channels: all three passes have lanes along lines."""
+def test_groups_of_which_no_vector_can_be_drawn(width: int, target: str, transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two layers whose lanes are channels: all three passes have lanes along lines. Only sums of one group need room."""
+    monkeypatch.setattr(lines, "MOST_SUMS", 6 * width * width)
     count, wide = 2 * width, 8
     x, a, c = dsl.input("x", (N, wide, 3, 7)), dsl.input("a", (count, wide, 1, 1)), dsl.input("c", (wide, count, 1, 1))
     k, b = dsl.parameter(np.zeros((count, width, 2, 3)), "k"), dsl.input("b", (count,))

@@ -57,8 +57,8 @@ def test_texts_are_compiled_ahead(ahead: Path, monkeypatch: pytest.MonkeyPatch) 
     assert again._code.compiled == 0 and again(X).tobytes() == expected.tobytes() and workshop.current(host()) is None
 
 
-def test_without_another_thread_texts_are_compiled_here(ahead: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An other process is ended by a thread of this one: where there can be none, no process is left behind."""
+def test_without_another_thread_no_process_is_left(ahead: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that takes too long is ended by a thread of this one."""
     begun: list[subprocess.Popen[bytes]] = []
 
     class Counted(subprocess.Popen[bytes]):
@@ -120,3 +120,22 @@ def test_what_nobody_waits_for_is_ended(ahead: Path, monkeypatch: pytest.MonkeyP
         raise RuntimeError("later")
     assert not other.busy and workshop.current(host()) is None
     assert threading.active_count() <= before + 1  # its timer is about to go
+
+
+@forks
+def test_what_is_waited_for_is_ended_by_an_interrupt(ahead: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (program := ahead / "python").write_text("#!/bin/sh\nexec sleep 30\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+    def interrupted(self: workshop.Other) -> tuple[int, bytes]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workshop.Other, "answer", interrupted)
+    with pytest.raises(KeyboardInterrupt), workshop.compiling_ahead(host()):
+        taking = workshop.current(host())
+        assert taking is not None
+        taking.add("a", TEXT)
+        ((_, other),) = taking._begun
+        taking.finished()
+    assert not other.busy
