@@ -1,4 +1,4 @@
-"""A convolution and its gradients, and all their sums by one schedule: each tensor alone equals its equations."""
+"""A convolution and its gradients; tensors by one schedule, and whole programs, that must equal their equations."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Callable
 import numpy as np
 
 from faltung.codegen.layout import Layout
+from faltung.codegen.program import Program, lower
 from faltung.codegen.schedules.generic import generic
 from faltung.codegen.schedules.task import Plan, Task
 from faltung.codegen.target import Target
 from faltung.graph import dsl
+from faltung.graph.evaluate import EXACT, evaluate
 from faltung.graph.grad import grad
 from faltung.graph.pipeline import optimise
 from faltung.graph.tensor import Tensor, topological
 from tests.check import Array, integers, sized
-from tests.codegen.kernels import Schedule, compute
+from tests.codegen.kernels import Schedule, compute, residues, run_program
 
 CONV = {1: dsl.conv1d, 2: dsl.conv2d, 3: dsl.conv3d}
 TRANSPOSED = {1: dsl.conv_transpose1d, 2: dsl.conv_transpose2d, 3: dsl.conv_transpose3d}
@@ -58,3 +60,13 @@ def check_sums(
         got, expected, _ = compute(t, feed, operands, result, strictly, target, batch, machine=machine, exact=exact)
         assert np.array_equal(got, expected), f"{[str(eq) for eq in t.equations]}\n{got}\n{expected}"
     return used
+
+
+def check_program(outputs: list[Tensor], target: Target, batch: int) -> Program:
+    """The program of all outputs, which over residues equal their equations."""
+    values = {t: integers(sized(t.shape, batch), n) for n, t in enumerate(t for t in topological(outputs) if t.is_leaf)}
+    program = lower(outputs, {}, target, exact=True)
+    bench = run_program(program, values, batch, exact=True)
+    for number, t in zip(program.outputs, outputs, strict=True):
+        assert np.array_equal(bench.read(number), residues(evaluate(t, values, EXACT), "float32")), t
+    return program

@@ -125,7 +125,7 @@ def twice() -> Graph:
     """A layer that lies twice in a whole, and is read beyond its border before the whole is there."""
     x = dsl.input("x", (N, 4, 3))
     d = dsl.conv1d(x, dsl.input("k", (8, 4, 1)))
-    return [dsl.conv1d(d, dsl.input("k1", (4, 8, 3)), padding=1), dsl.conv1d(dsl.cat([d, d], 1), dsl.input("k2", (4, 16, 3)), padding=1)], {}
+    return [dsl.conv1d(d, dsl.input("k1", (4, 8, 2)), padding=1), dsl.conv1d(dsl.cat([d, d], 1), dsl.input("k2", (4, 16, 2)), padding=1)], {}
 
 
 def scaled() -> Graph:

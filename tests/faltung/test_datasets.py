@@ -217,7 +217,7 @@ def test_folders_that_cannot_be(album: Path) -> None:
     next(broken)
     with pytest.raises(DataError, match=r"odd\.png: cannot be read as an image"):
         next(broken)
-    with pytest.raises(DataError, match="side 0: at least 1"):
+    with pytest.raises(DataError, match="side 0: expected at least 1"):
         image_folder(album, side=0)
     with pytest.raises(DataError, match="is not a folder"):
         image_folder(album / "birds")
