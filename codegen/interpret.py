@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -107,7 +108,10 @@ class Machine:
                 case Store():
                     value = self.value(stmt.value)
                     places, mask = self.places(stmt.buffer, stmt.address, 1, stmt.value.type, stmt.mask, "write")
-                    self.memory(stmt.buffer)[places[mask]] = np.broadcast_to(value, mask.shape)[mask]
+                    if stmt.mask is None:
+                        self.memory(stmt.buffer)[places] = value
+                    else:
+                        self.memory(stmt.buffer)[places[mask]] = np.broadcast_to(value, mask.shape)[mask]
                 case Prefetch():
                     self.value(stmt.address)  # must exist, but nothing is read
                 case For():
@@ -118,16 +122,20 @@ class Machine:
                     self.values.pop(name, None)
                 case If():
                     self.block(stmt.body if self.value(stmt.condition) else stmt.orelse)
-        self.values = {k: self.values[k] for k in visible}
+        if len(self.values) > len(visible):
+            self.values = {k: self.values[k] for k in visible}
 
     def places(
         self, buffer: Buffer, address: Expr, stride: int, type: Type, mask: Expr | None, what: str
     ) -> tuple[Array, Array]:
         """The addresses of the lanes and which of them are touched, checked against the extent."""
         start = int(self.value(address))
-        places = start + stride * np.arange(type.lanes)
-        touched = np.ones(type.lanes, bool) if mask is None else np.broadcast_to(self.value(mask), type.lanes)
+        numbers, every = vector(type.lanes)
+        places = start + stride * numbers
+        touched = every if mask is None else np.broadcast_to(self.value(mask), type.lanes)
         extent = buffer.extent(self.batch)
+        if 0 <= start < extent and 0 <= start + stride * (type.lanes - 1) < extent:
+            return places, touched
         for place in places[touched]:
             if not 0 <= place < extent:
                 where = ", ".join(f"{k.split(':')[1]}={v}" for k, v in self.values.items() if k.startswith("Var:"))
@@ -155,6 +163,8 @@ class Machine:
 
     def evaluate(self, x: Expr) -> Any:
         match x:
+            case Binary():
+                return combine(x.op, x.a.type, self.value(x.a), self.value(x.b))
             case Int():
                 return np.int64(x.value)
             case Const():
@@ -163,18 +173,18 @@ class Machine:
                 return self.values[key(x)]
             case Batch():
                 return np.int64(self.batch)
-            case Binary():
-                return combine(x.op, x.a.type, self.value(x.a), self.value(x.b))
             case Fma():
                 return fused(x.type, self.value(x.a), self.value(x.b), self.value(x.c))
             case Load() | Gather():
                 stride = int(self.value(x.stride)) if isinstance(x, Gather) else 1
                 places, mask = self.places(x.buffer, x.address, stride, x.type, x.mask, "read")
+                if x.mask is None:
+                    return shaped(self.memory(x.buffer)[places], x.type)
                 lanes: Array = np.zeros(x.type.lanes, DTYPES[x.type.elem])
                 lanes[mask] = self.memory(x.buffer)[places[mask]]
                 return shaped(lanes, x.type)
             case Splat():
-                return np.broadcast_to(self.value(x.value), x.type.lanes)
+                return np.asarray(self.value(x.value)).repeat(x.type.lanes)
             case LaneIndex():
                 return shaped(np.arange(x.type.lanes).astype(DTYPES[x.type.elem]), x.type)
             case Shuffle():
@@ -199,6 +209,12 @@ class Machine:
         raise TypeError(f"{type(x).__name__} is no expression of the Loop IR")
 
 
+@cache
+def vector(lanes: int) -> tuple[Array, Array]:
+    """The numbers of so many lanes, and all of them touched."""
+    return np.arange(lanes), np.ones(lanes, bool)
+
+
 def shaped(lanes: Array, type: Type) -> Any:
     """One lane is a scalar."""
     return lanes[0] if type.lanes == 1 else lanes
@@ -206,7 +222,7 @@ def shaped(lanes: Array, type: Type) -> Any:
 
 def full(value: Any, type: Type) -> Any:
     """The constant in every lane."""
-    return shaped(np.full(type.lanes, value, DTYPES[type.elem]), type)
+    return np.full(type.lanes, value, DTYPES[type.elem]) if type.lanes > 1 else np.array(value, DTYPES[type.elem])[()]
 
 
 def larger(a: Any, b: Any) -> Any:
@@ -252,18 +268,20 @@ NATIVES: dict[str, Callable[[Any], Any]] = {
 
 def combine(op: str, type: Type, a: Any, b: Any) -> Any:
     """`a op b` on values of the type."""
-    dtype = DTYPES[type.elem]
+    dtype, exact = DTYPES[type.elem], type.elem == "exact"
     if op in ("//", "%", "fdiv", "cdiv"):
+        if type.lanes == 1:
+            return dtype(quotient(op, int(a), int(b)))
         pairs = zip(np.ravel(np.broadcast_to(a, type.lanes)), np.ravel(np.broadcast_to(b, type.lanes)), strict=True)
         return shaped(np.array([quotient(op, int(p), int(q)) for p, q in pairs], dtype), type)
     if op == "lshr":
         unsigned = np.dtype(f"u{np.dtype(dtype).name}")
         return (np.asarray(a).view(unsigned) >> np.asarray(b).view(unsigned)).view(dtype)
-    if type.kind == "exact" and op in ORDERED:
+    if exact and op in ORDERED:
         result = ARITHMETIC[op]((a + HALF) % PRIME, (b + HALF) % PRIME)
         return result if op in COMPARISONS else (result - HALF) % PRIME
     result = ARITHMETIC[op](a, b)
-    return result % PRIME if type.kind == "exact" and op in ("+", "-", "*") else result
+    return result % PRIME if exact and op in ("+", "-", "*") else result
 
 
 def fused(type: Type, a: Any, b: Any, c: Any) -> Any:

@@ -15,6 +15,13 @@ PAGE = EXAMPLES.parent / "docs" / "gallery.md"
 ON_PAPER = "worked_exercise"  # draws nothing, has a test of its own
 NO_EXAMPLES = {"drawing", "material", "gallery"}  # what examples share, and what runs them
 LINES = 100  # a page says that there are less
+PRINTED = {
+    # example     what the short form prints, besides other things
+    "mlp_mnist": ("320 digits to train on", "on 1000 held-out digits, 1 epochs"),
+    "cnn_mnist": ("320 digits to train on", "on 1000 held-out digits, 1 epochs"),
+    "overfeat":  ("SlidingLinear(32, 96, kernel_size=(4, 4))", "760 windows"),
+    "cam":       ("channel 0: {V10/49}, of channel 1: {V11/49}",),
+}  # fmt: skip
 
 sys.path.insert(0, str(EXAMPLES))  # as where one of them is run
 from drawing import arguments  # noqa: E402
@@ -24,7 +31,9 @@ sys.path.remove(str(EXAMPLES))
 
 
 @pytest.mark.parametrize("example", COURSE, ids=lambda example: example.name)
-def test_the_short_form_draws_a_picture(example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_short_form_draws_a_picture(
+    example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     if lacking := example.lacks(short=True):
         pytest.skip(f"needs {lacking}")
     image = pytest.importorskip("PIL.Image", reason="pictures are looked at with Pillow")
@@ -32,6 +41,8 @@ def test_the_short_form_draws_a_picture(example: Example, tmp_path: Path, monkey
     monkeypatch.setattr(sys, "argv", [program, *arguments])
     monkeypatch.syspath_prepend(str(EXAMPLES))
     runpy.run_path(program, run_name="__main__")
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in PRINTED.get(example.name, ())), printed
     with image.open(tmp_path / example.picture) as picture:
         assert min(picture.size) >= 200
         assert len(picture.convert("RGB").getcolors(picture.width * picture.height)) >= 10  # something is on it
@@ -48,6 +59,7 @@ def test_where_a_picture_goes(given: str, place: str, tmp_path: Path, monkeypatc
 
 def test_all_examples_belong_to_the_course() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {example.name for example in COURSE} | {ON_PAPER} | NO_EXAMPLES
+    assert PRINTED.keys() <= {example.name for example in COURSE}
 
 
 @pytest.mark.parametrize("name", [*(example.name for example in COURSE), ON_PAPER])

@@ -125,6 +125,8 @@ def residues(value: Array, dtype: str) -> Array:
     """Rational numbers as integers modulo the prime; what is no float stays."""
     if dtype not in ("float32", "float64"):
         return np.asarray(value, dtype=np.float64).astype(dtype)
+    if value.dtype == np.float64 and np.all(np.abs(value) < 2**53) and np.array_equal(value, np.round(value)):
+        return value.astype(np.int64) % PRIME
     found = [_residue(Fraction(np.asarray(v).item())) for v in np.asarray(value, dtype=object).ravel().tolist()]
     return np.array(found, dtype=np.int64).reshape(np.shape(value))
 

@@ -9,10 +9,10 @@ import __future__
 
 import inspect
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from types import CodeType, FunctionType
 from typing import Any
@@ -44,28 +44,31 @@ from faltung.codegen.loops import (
 
 @dataclass(frozen=True)
 class Mutant:
-    """A kernel with one fault: which kind, and where it is."""
+    """A kernel with one fault: which kind, and where it is. Made when it is wanted: most are not."""
 
     kind: str
     place: str
-    kernel: Kernel
-    old: Stmt | Expr | None = None  # what has been changed, and into what
-    new: Any = None
+    make: Callable[[], Kernel]
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        """The kernel itself."""
+        return self.make()
 
 
 def mutants(kernel: Kernel) -> Iterator[Mutant]:
     """The kernel with one fault each."""
-    yield Mutant("last parallel unit skipped", "total", replace(kernel, total=kernel.total - 1))
-    if kernel.sweep is not None:
-        yield Mutant("last sweep skipped", "sweep", replace(kernel, sweep=(kernel.sweep[0], kernel.sweep[1] - 1)))
+    yield Mutant("last parallel unit skipped", "total", lambda: replace(kernel, total=kernel.total - 1))
+    if (sweep := kernel.sweep) is not None:
+        yield Mutant("last sweep skipped", "sweep", lambda: replace(kernel, sweep=(sweep[0], sweep[1] - 1)))
     registers = [s.register for s, _ in _statements(kernel.body) if isinstance(s, Set)]
     for number, (stmt, depth) in enumerate(_statements(kernel.body)):
         place = f"statement {number}, depth {depth}, {type(stmt).__name__.lower()}"
         for kind, new in _statement_faults(stmt, registers):
-            yield Mutant(kind, place, _with(kernel, stmt, new), stmt, new)
+            yield Mutant(kind, place, partial(_with, kernel, stmt, new))
         for e in _expressions(stmt):
             for kind, other in _expression_faults(e):
-                yield Mutant(kind, f"{place}, {type(e).__name__.lower()}", _with(kernel, stmt, (_swapped(stmt, e, other),)), e, other)
+                yield Mutant(kind, f"{place}, {type(e).__name__.lower()}", partial(_exchanged, kernel, stmt, e, other))
 
 
 def _statements(body: Sequence[Stmt], depth: int = 0) -> Iterator[tuple[Stmt, int]]:
@@ -111,6 +114,11 @@ def _with(kernel: Kernel, old: Stmt, new: Sequence[Stmt]) -> Kernel:
         return tuple(found)
 
     return replace(kernel, body=block(kernel.body))
+
+
+def _exchanged(kernel: Kernel, stmt: Stmt, old: Expr, new: Expr) -> Kernel:
+    """The kernel with an expression of one statement replaced."""
+    return _with(kernel, stmt, (_swapped(stmt, old, new),))
 
 
 def _swapped(stmt: Stmt, old: Expr, new: Expr) -> Stmt:

@@ -147,8 +147,8 @@ def small(name: str, build: Callable[[], Graph], batch: int = 2, most: int = PRI
     return Subject(name, build, batch, named("baseline"), most)
 
 
-def special(name: str, build: Callable[[], Graph], *about: str, batch: int = 2, labels: int = LABELS, tile: int = 0) -> Subject:
-    return Subject(name, build, batch, named("baseline"), labels=labels, tile=tile, about=about)
+def special(name: str, build: Callable[[], Graph], batch: int = 2, labels: int = LABELS, tile: int = 0) -> Subject:
+    return Subject(name, build, batch, named("baseline"), labels=labels, tile=tile)
 
 
 def looked_up() -> Graph:
@@ -197,8 +197,6 @@ SUBJECTS: list[Subject] = [  # the quickest first
     small("conv, wide groups",     through(lambda x, k, b: dsl.conv1d(x, k, b, padding=1, groups=2), (N, 12, 3), (20, 6, 3), (20,))),
     small("groups of blocks",      groups_of_blocks, 1),
     small("conv, groups in 2-D",   through(lambda x, k: dsl.conv2d(x, k, stride=2, padding=1, groups=2), (N, 8, 3, 2), (16, 4, 2, 2))),
-    Subject("positions in turn",   sweeps(770, 16, False), 1, replace(named("baseline"), registers=3, l2=1 << 13)),
-    Subject("images in turn",      sweeps(16, 24, True), 35, replace(named("baseline"), registers=5)),
     small("max pooling",           through(lambda x: dsl.max_pool2d(x, 3, 2, 1), (N, 5, 4, 5)), 3),
     small("depthwise",             through(lambda x, k: dsl.conv2d(x, k, padding=1, groups=5), (N, 5, 8, 3), (5, 1, 3, 3))),
     small("depthwise, long rows",  through(lambda x, k: dsl.conv2d(x, k, padding=(3, 0), groups=5), (N, 5, 19, 3), (5, 1, 7, 1))),
@@ -209,22 +207,48 @@ SUBJECTS: list[Subject] = [  # the quickest first
     small("one channel for two",   through(lambda x, k: dsl.conv1d(x, k, padding=1, groups=5), (N, 10, 3), (5, 2, 3))),
     small("groups of two",         through(lambda x, k: dsl.conv1d(x, k, groups=3), (N, 6, 3), (6, 2, 2))),
     small("groups of three",       through(lambda x, k: dsl.conv1d(x, k, groups=2), (N, 6, 3), (6, 3, 2))),
-    #                                                                                           faults that meet it first
-    special("tiles in a row",      behind_another({"padding": 1}, 5, 3, 9),                     "winograd", "filtering", "grid", tile=4),
-    special("tiles",               behind_another({"padding": 1}, 4, 3, 5, 4),                  "winograd", "filtering", "grid", tile=2),
-    special("tiles, backwards",    behind_another({"padding": 1}, 4, 3, 7, gradient=True),      "winograd", "filtering", "grid", tile=3),
-    special("tiles in blocks",     behind_another({"padding": 1}, 4, 3, 121),                   "winograd", "filtering", "grid", tile=2),
-    special("tiles in blocks, 2-D", behind_another({"padding": 1}, 4, 3, 13, 10),               "winograd", "grid", tile=3),
-    special("no tiles, stride",    behind_another({"stride": 2}, 4, 3, 9),                      "filtering", tile=2),
-    special("no tiles, dilation",  behind_another({"dilation": 2}, 4, 3, 9),                    "filtering", tile=2),
-    special("gradient of a table", looked_up,                                                   "scatter", batch=40, labels=70),
-    special("sums in parts",       long_sums,                                                   "contraction", "registers", batch=1),
-    special("long lines",          through(lambda x, k: dsl.conv1d(x, k), (1, 1, 2059), (1, 1, 2)), "linesums", batch=1),
-    special("long windows",        plainly(lambda x, k: dsl.conv2d(x, k), (1, 1, 7, 209), (1, 1, 7, 100)), "planar", batch=1),
-    special("long kernels",        through(lambda x, k: dsl.conv1d(x, k), (N, 1, 14), (2, 1, 10)), "lines"),
-    special("many rows",           through(lambda x, k: dsl.conv2d(x, k), (N, 2, 18, 6), (3, 2, 2, 2)), "planar", "lines"),
-    special("appended",            appended,                                                    "parts"),
-    special("within a block",      within_a_block,                                              "parts"),
-    special("twice in a whole",    twice,                                                       "parts", "program"),
-    special("scaled",              scaled,                                                      "fold"),
+    special("tiles in a row",      behind_another({"padding": 1}, 5, 3, 9), tile=4),
+    special("tiles",               behind_another({"padding": 1}, 4, 3, 5, 4), tile=2),
+    special("tiles, backwards",    behind_another({"padding": 1}, 4, 3, 7, gradient=True), tile=3),
+    special("tiles in blocks",     behind_another({"padding": 1}, 4, 3, 121), tile=2),
+    special("tiles in blocks, 2-D", behind_another({"padding": 1}, 4, 3, 13, 10), tile=3),
+    special("no tiles, stride",    behind_another({"stride": 2}, 4, 3, 9), tile=2),
+    special("no tiles, dilation",  behind_another({"dilation": 2}, 4, 3, 9), tile=2),
+    special("gradient of a table", looked_up, batch=40, labels=70),
+    special("sums in parts",       long_sums, batch=1),
+    special("long lines",          through(lambda x, k: dsl.conv1d(x, k), (1, 1, 2059), (1, 1, 2)), batch=1),
+    special("long windows",        plainly(lambda x, k: dsl.conv2d(x, k), (1, 1, 7, 209), (1, 1, 7, 100)), batch=1),
+    special("long kernels",        through(lambda x, k: dsl.conv1d(x, k), (N, 1, 14), (2, 1, 10))),
+    special("many rows",           through(lambda x, k: dsl.conv2d(x, k), (N, 2, 18, 6), (3, 2, 2, 2))),
+    special("appended",            appended),
+    special("within a block",      within_a_block),
+    special("twice in a whole",    twice),
+    special("scaled",              scaled),
+    Subject("positions in turn",   sweeps(770, 16, False), 1, replace(named("baseline"), registers=3, l2=1 << 13)),
+    Subject("images in turn",      sweeps(16, 24, True), 35, replace(named("baseline"), registers=5)),
 ]  # fmt: skip
+
+FIRST: dict[str, tuple[str, ...]] = {
+    # module      subjects that its faults meet first: those in which most of them show, the quickest first
+    "layout":     ("weights in blocks", "groups of blocks"),
+    "nest":       ("matrices, few rows", "updated after reading", "weights in blocks", "no tiles, stride", "groups of blocks",
+                   "conv, short lines", "conv, groups in 2-D", "sums in parts"),
+    "registers":  ("matrices, few rows", "weights in blocks", "groups of blocks", "conv, short lines", "appended", "conv, stride 3, gaps",
+                   "conv, wide groups", "sums in parts"),
+    "images":     ("conv, many images", "images in turn", "positions in turn"),
+    "depthwise":  ("two channels for one", "groups of two", "one channel for two", "depthwise", "depthwise, long rows"),
+    "channels":   ("two channels for one", "groups of two", "groups of three"),
+    "planar":     ("long kernels", "many rows", "long windows"),
+    "linesums":   ("long kernels", "few channels, gaps", "few channels, 3-D", "long lines"),
+    "lines":      ("long kernels", "many rows"),
+    "border":     ("weights in blocks", "two channels for one", "groups of two", "tiles, backwards", "conv, short lines", "few channels"),
+    "winograd":   ("tiles, backwards", "tiles in a row", "tiles", "tiles in blocks", "tiles in blocks, 2-D"),
+    "filtering":  ("no tiles, stride", "no tiles, dilation", "tiles, backwards", "tiles in a row", "tiles in blocks"),
+    "grid":       ("tiles, backwards", "tiles", "tiles in blocks", "tiles in blocks, 2-D"),
+    "scatter":    ("gradient of a table",),
+    "parts":      ("appended", "within a block", "twice in a whole"),
+    "order":      ("appended",),
+    "program":    ("twice in a whole",),
+    "tile":       ("weights in blocks", "groups of blocks"),
+    "fold":       ("scaled",),
+}  # fmt: skip

