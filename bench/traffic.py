@@ -47,7 +47,7 @@ class Traffic:
 
 def traffic(model: Model, count: int, memory: Sequence[Level]) -> list[Traffic]:
     """What each kernel of a model that has run moves between its threads and memory."""
-    assert model.plan is not None
+    assert model.plan is not None and not model.plan.rounds, "one image at a time has no rounds"
     uses = [_uses(step, model.plan.addresses, model.program, number, count) for number, step in enumerate(model.plan.steps)]
     found = []
     for step, parts in zip(reuse([[[span for span, _ in spans] for spans in step] for step in uses]), uses, strict=True):
@@ -90,7 +90,10 @@ def _once(spans: Sequence[Span]) -> float:
 
 def _spans(use: Use, address: int, units: slice) -> Iterator[Span]:
     """The lines of a buffer that some units reach: where they lie all together, and there by the period."""
-    plain, *others = ((r.period, r.first[units].min(initial=np.inf), r.last[units].max(initial=-np.inf)) for r in use.reaches)
+    plain, *others = (
+        (r.period, r.first[units].min(initial=np.inf), r.last[units].max(initial=-np.inf)) if len(r.first) else (0, -np.inf, np.inf)
+        for r in use.reaches
+    )
     first, last = max(plain[1], 0), min(plain[2], sum(use.size))
     pieces = [(first, last)]
     for period, start, end in others:

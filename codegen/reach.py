@@ -58,7 +58,8 @@ POINTS = 1 << 14  # values of loops that are gone through one by one
 class Reach:
     """Addresses from `first` to before `last` for each unit of image 0, moving on by `slope` from image to image.
 
-    `period` > 0: addresses modulo that. Units that reach nothing have `first` = ∞.
+    `period` > 0: addresses modulo that. Units that reach nothing have `first` = ∞. Without addresses: any unit may reach
+    everything, however many units there are.
     """
 
     first: Numbers
@@ -80,6 +81,8 @@ class Reach:
 
     def below(self, cut: int, each: int) -> float:
         """The end of what units before the cut reach; `each` is the units of an image, 0 where the batch adds none."""
+        if not len(self.first):
+            return np.inf if cut else -np.inf
         image, unit = divmod(cut, each) if each else (0, cut)
         end = self._before[unit] + self.slope * image
         return max(end, self._before[-1] + self.slope * (image - 1)) if image else end
@@ -89,6 +92,8 @@ class Reach:
         image, unit = divmod(cut, each) if each else (0, cut)
         if each and image == batch:
             return np.inf
+        if not len(self.first):
+            return -np.inf
         start = self._after[unit] + self.slope * image
         return min(start, self._after[0] + self.slope * (image + 1)) if each and image + 1 < batch else start
 
@@ -101,12 +106,15 @@ class Uses:
     written: tuple[Reach, ...]
 
 
+EVERYWHERE = Reach(np.zeros(0), np.zeros(0), 0)
+
+
 def reach(kernel: Kernel, periods: Sequence[int]) -> tuple[Uses, ...]:
     """What the units of a kernel reach in each of its buffers; `periods` are those of the buffers, 0 for none."""
     const, each = kernel.units
     units = each or const
     if units > UNITS or (const and each):
-        return tuple(_everything(b, units) for b in kernel.buffers)
+        return tuple(Uses((EVERYWHERE,), (EVERYWHERE,) if b.written else ()) for b in kernel.buffers)
     walk = _Walk(kernel, dict(zip(kernel.buffers, periods, strict=True)), units, each)
     walk.all()
     return tuple(Uses(*(tuple(walk.found(b, way)) for way in (False, True))) for b in kernel.buffers)
@@ -118,11 +126,6 @@ def period(layout: Layout | None) -> int:
         return 0
     axes = [axis for axis in layout.outer if not isinstance(layout.shape[axis], Open) and layout.shape[axis] != 1]
     return layout.strides[axes[0], 0] if axes else 0
-
-
-def _everything(b: Buffer, units: int) -> Uses:
-    every = (Reach(np.full(units, -np.inf), np.full(units, np.inf), 0),)
-    return Uses(every, every if b.written else ())
 
 
 # ---- the walk through the loops ----
@@ -169,7 +172,7 @@ class _Walk:
                 if span is not None:
                     yield Reach(*span, period)
                 elif not period:
-                    yield Reach(np.full(self.units, -np.inf), np.full(self.units, np.inf), 0)
+                    yield EVERYWHERE
 
     def block(self, body: Sequence[Stmt], scope: _Scope) -> None:
         pending: dict[tuple[str, bool, int], tuple[Buffer, Expr, set[tuple[int, int]]]] = {}  # addresses that differ by a constant

@@ -111,6 +111,7 @@ from faltung.graph.errors import (
     DTypeError,
     EquationError,
     FaltungError,
+    OutOfMemory,
     ShapeError,
     UnsupportedOp,
 )
@@ -155,7 +156,7 @@ _LATE = {
 }  # fmt: skip
 
 __all__ = [
-    "CheckpointError", "CompileError", "DTypeError", "DataError", "EquationError", "FaltungError", "ShapeError",
+    "CheckpointError", "CompileError", "DTypeError", "DataError", "EquationError", "FaltungError", "OutOfMemory", "ShapeError",
     "Tensor", "UnsupportedOp", "__version__", "abs", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
     "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "argmax", "argmin",
     "avg_pool1d", "avg_pool2d", "avg_pool3d", "batch_norm", "binary_cross_entropy",

@@ -125,10 +125,11 @@ def verify(arguments: argparse.Namespace) -> Answer:
     from faltung.demo import graph_of
     from faltung.runtime import verify as exactly
 
-    net = zoo.build(arguments.net)
+    net, say = zoo.build(arguments.net), _watched()
     _, _, loss = graph_of(net, zoo.TABLE[arguments.net].input)
+    say(f"compiling a training step of {arguments.net}")
     step = ft.compile_step(loss, net, ft.optim.SGD(lr=0.1, momentum=0.9))
-    report = exactly.verify(step, batch=arguments.batch_size, seed=arguments.seed)
+    report = exactly.verify(step, batch=arguments.batch_size, seed=arguments.seed, say=say)
     return Answer(str(report).split("\n"), {"well": report.well, "equations": [asdict(line) for line in report.lines]}, report.well)
 
 
@@ -160,6 +161,11 @@ def _for_digits(name: str) -> Module:
 def _say(arguments: argparse.Namespace) -> Callable[[str], None]:
     """Where running commentary goes: beside the answer, so that JSON stays alone on standard output."""
     return lambda text: print(text, file=sys.stderr if arguments.json else sys.stdout, flush=True)
+
+
+def _watched() -> Callable[[str], None]:
+    """Where a line about what is being done goes: to somebody who waits at a terminal, as bars of progress do."""
+    return lambda text: print(text, file=sys.stderr, flush=True) if sys.stderr.isatty() else None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,6 +17,7 @@ import numpy as np
 
 from faltung.graph.descent import HyperparameterError
 from faltung.graph.errors import DTypeError, ShapeError
+from faltung.graph.room import granted
 from faltung.graph.tensor import FLOATS, Tensor, leaf
 
 _seed, _streams = 0, 0
@@ -41,16 +42,26 @@ def key() -> int:
 def parameter(shape: Sequence[int], dtype: str, name: str) -> Tensor:
     """A trainable leaf without a value.
 
-    Raises DTypeError for a type that is not float, ShapeError for an array that does not fit into memory.
+    Raises DTypeError for a type that is not float, OutOfMemory for an array that does not fit into memory.
     """
     if dtype not in FLOATS:
         raise DTypeError(f"dtype {dtype} cannot be trained; use {' or '.join(FLOATS)}")
-    try:
-        np.empty(tuple(shape), dtype)  # address space only: nothing is written
-    except (MemoryError, ValueError) as reason:
-        count = math.prod(shape)
-        raise ShapeError(f"shape {list(shape)} is {count:,} values, {4 * count / 2**30:,.1f} GiB, which cannot be had") from reason
+    _empty(shape, dtype, name)
     return leaf("parameter", shape, dtype, name)
+
+
+def filled(shape: Sequence[int], value: float, dtype: str, name: str) -> np.ndarray:
+    """An array of one number, the first value of `name`. Raises OutOfMemory where it does not fit into memory."""
+    array = _empty(shape, dtype, name)
+    array[...] = value
+    return array
+
+
+def _empty(shape: Sequence[int], dtype: str, name: str) -> np.ndarray:
+    count = math.prod(shape)
+    size = count * np.dtype(dtype).itemsize
+    with granted(f"{name} {list(shape)}, {count:,} values", "give the layer fewer features", size):
+        return np.empty(tuple(shape), dtype)  # address space only: nothing is written
 
 
 def uniform(tensor: Tensor, bound: float) -> Tensor:

@@ -33,3 +33,7 @@ class CheckpointError(FaltungError, ValueError):
 
 class CompileError(FaltungError, RuntimeError):
     """The compiler could not finish: the message names the stage and the kernel."""
+
+
+class OutOfMemory(FaltungError, MemoryError):
+    """Memory that cannot be had; the message says how much was wanted, and for what."""

@@ -1,7 +1,7 @@
 """What the passes made of a graph: which of the tensors as they were written are in which tensor now, and how.
 
     became(old, new)                the same value, rebuilt; what two tensors have both become is computed once
-    joined(new, host, guest, …)     the equation of one taken into that of another
+    joined(new, host, guests, …)    the equations of some taken into that of another
     folded(old, new, apart)         what only unchanging operands brought into an equation is now in tensors of their own
 """
 
@@ -55,11 +55,14 @@ class History:
             self._value.setdefault(new, self._value[old])
             self._put(new, {t: how if new not in self._parts else EQUAL for t, how in self._parts[old].items()})
 
-    def joined(self, new: Tensor, host: Tensor, guest: Tensor, how: str, value: Tensor) -> None:
-        """`new` is `host` with `guest` written into it, and has the value of one of them."""
-        if host in self._parts and guest in self._parts:
+    def joined(self, new: Tensor, host: Tensor, guests: Mapping[Tensor, str], value: Tensor) -> None:
+        """`new` is `host` with guests written into it, each in its way, and has the value of one of them."""
+        if host in self._parts and all(g in self._parts for g in guests):
             self._value.setdefault(new, self._value[value])
-            self._put(new, self._parts[host] | {t: how if h != CONSTANT else h for t, h in self._parts[guest].items()})
+            parts = dict(self._parts[host])
+            for guest, how in guests.items():
+                parts |= {t: how if h != CONSTANT else h for t, h in self._parts[guest].items()}
+            self._put(new, parts)
 
     def folded(self, old: Tensor, new: Tensor, fixed: Callable[[Tensor], bool], apart: Mapping[Tensor, str]) -> None:
         """`apart` says what the tensors made from `fixed` operands of `old` are in `new`."""

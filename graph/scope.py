@@ -16,18 +16,24 @@ class Scope:
     def __init__(self, tensors: Sequence[Tensor] = (), names: Sequence[str] = ()) -> None:
         self.tensors, self.names = list(tensors), list(names)
         self.names += [f"X{n}" for n in range(len(self.names), len(self.tensors))]
+        self._slots = {t: n for n, t in reversed(list(enumerate(self.tensors)))}
+        self._taken = set(self.names)
 
     def slot(self, tensor: Tensor, name: str) -> int:
         """The slot of a tensor; one that is new is added under this name, numbered where another has it."""
-        for n, t in enumerate(self.tensors):
-            if t is tensor:
-                return n
+        if (found := self._slots.get(tensor)) is not None:
+            return found
+        new = self._slots[tensor] = len(self.tensors)
         self.tensors.append(tensor)
-        taken = set(self.names)
-        self.names.append(name if name not in taken else next(other for k in count(2) if (other := f"{name}{k}") not in taken))
-        return len(self.tensors) - 1
+        self.names.append(name if name not in self._taken else next(other for k in count(2) if (other := f"{name}{k}") not in self._taken))
+        self._taken.add(self.names[-1])
+        return new
+
+    def slots(self, eq: Equation, operands: Sequence[Tensor]) -> dict[int, int]:
+        """For each operand of `eq` its slot here."""
+        names = (*eq.operands, *(f"X{n}" for n in range(len(eq.operands), len(operands))))
+        return {n: self.slot(o, names[n]) for n, o in enumerate(operands)}
 
     def numbered(self, expr: Expr, eq: Equation, operands: Sequence[Tensor]) -> Expr:
         """An expression of `eq` over its operands, with their slots here."""
-        names = (*eq.operands, *(f"X{n}" for n in range(len(eq.operands), len(operands))))
-        return reslot(expr, {n: self.slot(o, names[n]) for n, o in enumerate(operands)})
+        return reslot(expr, self.slots(eq, operands))

@@ -13,13 +13,13 @@ outside (padding shows a shift). No op is known here by name: normal.py multipli
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
 from faltung.graph.derive import differentiate
 from faltung.graph.equation import Equation, make, used_indices
-from faltung.graph.expr import ZERO, Access, Expr, accesses, reduction, reindex
+from faltung.graph.expr import ZERO, Access, Expr, accesses, reduction, reindex, reslot
 from faltung.graph.index import Affine, always_inside
 from faltung.graph.normal import Terms, plus, summed, sums_known, terms, times, without_units, written
 from faltung.graph.scope import Scope
@@ -74,18 +74,19 @@ class _Following:
 
     def follow(self, t: Tensor) -> bool:
         """Note how `t` moves, if it does; False where that cannot be said."""
-        found: list[Terms] = []
+        slots = self.scope.slots(t.equations[0], t.operands)
+        own = self.scope.slot(t, t.equations[0].target)
+        found: Terms | None = None
         for eq in t.equations:
-            moved = self._moved(t, without_units(eq))
+            reads = any(t.operands[a.slot] in self.moves for a in eq.accesses)
+            moved = self._moved(without_units(eq), slots, own) if reads else {}
             across = None if moved is None else _across(eq, moved)
-            if moved is None or across is None:
+            if moved is None or across is None or (found is not None and across != found):
                 return False
-            found.append(across)
+            found = across
             self.seen.append((t, eq, moved))
-        if any(f != found[0] for f in found):
-            return False
-        if found[0]:
-            self.moves[t] = found[0]
+        if found:
+            self.moves[t] = found
         return True
 
     def steps(self, order: Sequence[Tensor]) -> tuple[Step, ...]:
@@ -99,12 +100,12 @@ class _Following:
             found.append(Step("moves" if moved else "stays", f"{shown}   →   {dot(shown.target)}[{left}] = {expression(written(moved), names)}"))
         return tuple(found)
 
-    def _moved(self, t: Tensor, eq: Equation) -> Terms | None:
-        """The change of one equation's right side, over the indices of the equation."""
+    def _moved(self, eq: Equation, slots: Mapping[int, int], own: int) -> Terms | None:
+        """The change of one equation's right side, over the indices of the equation; operands and the result have these slots here."""
         scope = self.scope
-        expr = scope.numbered(eq.expr, eq, t.operands)
-        own = Access(scope.slot(t, eq.target), tuple(Affine.of(i) for i in eq.free))
-        known = sums_known([a for a in (*accesses(expr), own) if scope.tensors[a.slot] not in self.apart], eq.extent, scope)
+        expr = reslot(eq.expr, slots)
+        result = Access(own, tuple(Affine.of(i) for i in eq.free))
+        known = sums_known([a for a in (*accesses(expr), result) if scope.tensors[a.slot] not in self.apart], eq.extent, scope)
 
         def inside(a: Access) -> bool:
             return all(always_inside(f, e, eq.extent) for f, e in zip(a.index, scope.tensors[a.slot].shape, strict=True))

@@ -23,6 +23,7 @@ import numpy as np
 from faltung.graph.equation import Equation, check
 from faltung.graph.errors import DTypeError, EquationError, ShapeError
 from faltung.graph.index import BATCH, Batch, Extent, Shape
+from faltung.graph.room import granted
 
 DTYPES = ("float32", "float64", "int32", "int64", "bool")
 FLOATS = ("float32", "float64")
@@ -104,7 +105,8 @@ class Tensor:
         Raises ShapeError for a tensor that has no value.
         """
         while (source := self.source) is not None:
-            value = source()
+            with granted(self._called(), "give it smaller extents"):
+                value = source()
             with _lending:
                 if self.source is source:  # nobody has lent or assigned a newer one meanwhile
                     if self.kept:
@@ -133,7 +135,8 @@ class Tensor:
         Returns the version that it is. Raises ShapeError when the shape differs, DTypeError for what is no array of numbers.
         """
         try:
-            array = np.array(value, dtype=self.dtype, order="C")
+            with granted(self._called(), "assign what has its shape", value.nbytes if isinstance(value, np.ndarray) else 0):
+                array = np.array(value, dtype=self.dtype, order="C")
         except NO_ARRAY as reason:
             raise DTypeError(f"{self.name}: not an array of {self.dtype} ({reason})") from None
         return self.give(array)
@@ -165,6 +168,9 @@ class Tensor:
         with _lending:
             if self.version == version:
                 self.value, self.source, self.kept = None, keeper, True
+
+    def _called(self) -> str:
+        return f"{self.name or self.kind} {list(self.shape)}"
 
     def _changed(self) -> int:
         global _changes

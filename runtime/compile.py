@@ -21,6 +21,7 @@ from faltung.graph.grad import grad
 from faltung.graph.history import History
 from faltung.graph.index import Batch
 from faltung.graph.pipeline import optimise
+from faltung.graph.room import granted
 from faltung.graph.tensor import FLOATS, Tensor, computed, leaf, topological
 from faltung.runtime.facts import measured
 from faltung.runtime.model import Model
@@ -29,6 +30,7 @@ from faltung.runtime.tune import Tuned
 from faltung.runtime.workshop import compiling_ahead
 
 MOST = 1 << 45  # elements of a tensor: addresses have 47 bits
+SMALLER = "give its tensors smaller extents"
 
 
 class Trainable(Protocol):
@@ -54,8 +56,8 @@ def compile(outputs: Tensor | Sequence[Tensor], *, dtype: str | None = None, acc
     it the choice is estimated. What was found is kept: compiling again times nothing. Times are those of one image, of
     sixteen with `tune=16`; the model runs at any batch size either way.
 
-    Raises DTypeError for another dtype, ShapeError for a tensor that no memory holds and a batch to tune for that is none, UnsupportedOp for another
-    accuracy, CompileError when LLVM refuses a kernel.
+    Raises DTypeError for another dtype, ShapeError for a tensor that no address reaches and a batch to tune for that is none, UnsupportedOp for another
+    accuracy, OutOfMemory where this machine has too little for the parameters, CompileError when LLVM refuses a kernel.
     """
     single = isinstance(outputs, Tensor)
     given: list[Any] = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
@@ -70,7 +72,7 @@ def compile(outputs: Tensor | Sequence[Tensor], *, dtype: str | None = None, acc
         wanted, origins = _retyped(wanted, dtype)
     trace = Trace()
     history = History(wanted)
-    with compiling_ahead(host()):
+    with granted("compile", SMALLER), compiling_ahead(host()):
         program = lower(_held(optimise(wanted, trace.passed, history=history)), {}, host(), accuracy=accuracy, choose=_chooser(tune))
         program.history = history
         trace.lowered(program, host())
@@ -119,7 +121,7 @@ def compile_step(
     for (old, _), new in zip(assignments, results[count:], strict=True):
         updates[new] = old
         assert in_place(new, old), f"the update of {old.name} cannot be written in place"
-    with compiling_ahead(host()):
+    with granted("compile_step", SMALLER), compiling_ahead(host()):
         program = lower(results[:count], updates, host(), accuracy=accuracy, choose=measured)
         program.history = history
         trace.lowered(program, host())

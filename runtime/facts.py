@@ -160,6 +160,14 @@ def caches() -> tuple[int, int, int]:
     return found[1], found[2], found[3]
 
 
+@remembered
+def last_cache() -> int:
+    """Bytes of the last level of cache, whoever shares it."""
+    usual = typical(host())
+    _, l2, l3 = caches()
+    return l3 or (l2 or usual.l2) * processors()
+
+
 def _steady(rates: list[float]) -> float:
     """Faster than nine tenths: what is slower was disturbed, and what is much faster was in a cache."""
     return sorted(rates)[9 * len(rates) // 10]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import mmap
 import operator
-import os
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from faltung.graph.errors import FaltungError
+from faltung.graph.errors import FaltungError, OutOfMemory
+from faltung.graph.room import amount, room
 
 #              capacity from   alignment in bytes
 ALIGNMENTS = ((4 << 20,        2 << 20),     # whole huge pages: fewer misses in the address translation
@@ -22,10 +22,6 @@ OWN = 4 << 20  # bytes from which on an arena has pages of its own
 
 class ArenaError(FaltungError, ValueError):
     """A place that an arena does not have."""
-
-
-class OutOfMemory(FaltungError, MemoryError):
-    """Memory that cannot be had; the message says how much was wanted."""
 
 
 class Arena:
@@ -39,14 +35,11 @@ class Arena:
         self.capacity = _whole("capacity", capacity)
         self.alignment = next(alignment for least, alignment in ALIGNMENTS if self.capacity >= least)
         # Lazily granted memory ends the process when it is touched, so what cannot fit is refused here.
-        if self.capacity > (present := _physical()):
-            raise OutOfMemory(f"an arena of {_amount(self.capacity)} is wanted, but this machine has "
-                              f"{_amount(present)} of memory; a smaller batch needs less")
+        room(self.capacity, f"an arena of {amount(self.capacity)}")
         try:
             block = _zeros(self.capacity + self.alignment)
         except (MemoryError, OSError, OverflowError) as error:
-            raise OutOfMemory(f"an arena of {_amount(self.capacity)} is wanted and the system does not grant it; "
-                              "a smaller batch needs less") from error
+            raise OutOfMemory(f"an arena of {amount(self.capacity)} is wanted and the system does not grant it") from error
         skip = -block.ctypes.data % self.alignment
         self._bytes = block[skip:skip + self.capacity]
         self._base = block.ctypes.data + skip
@@ -99,20 +92,3 @@ def _whole(what: str, value: int) -> int:
     if number < 0:
         raise ArenaError(f"{what} of an arena cannot be {number}")
     return number
-
-
-def _physical() -> int:
-    """Bytes of memory in this machine; the largest address where the system does not tell."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return (1 << 63) - 1
-
-
-def _amount(size: int) -> str:
-    """`size` bytes as a reader says it."""
-    #                    from     unit
-    for least, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size >= least:
-            return f"{size / least:.1f} {unit} ({size} bytes)"
-    return f"{size} bytes"

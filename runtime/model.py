@@ -23,8 +23,9 @@ from faltung.codegen.program import Program, Step
 from faltung.graph.errors import DTypeError, ShapeError, UnsupportedOp
 from faltung.graph.index import Batch
 from faltung.graph.tensor import FLOATS, NO_ARRAY, Tensor, changes
-from faltung.runtime import code, plan, threads
+from faltung.runtime import code, facts, plan, rounds, threads
 from faltung.runtime.memory import Arena
+from faltung.runtime.outgrown import outgrown
 from faltung.runtime.reached import reached
 from faltung.runtime.stages import stages
 from faltung.runtime.waits import waits
@@ -58,24 +59,29 @@ class Memory:
                 totals[which] += -(-slot.bytes[0] // 64) * 64 + 64
         self.made, self.held = (Arena(max(total, 64)) for total in totals)
         self.passing = Arena(64)
+        self.rounds: list[rounds.Rounds] = []  # of the largest batch
+        self.within: dict[int, rounds.Rounds] = {}
         self.main: plan.Plan | None = None
-        self._stretches = [s.barrier for s in program.steps]
+        self._barriers = [s.barrier for s in program.steps]
         self._logical: dict[tuple[int, int], Array | None] = {}  # buffer and batch size → view of its memory
 
     def fit(self, batch: int) -> None:
         """Make room for a batch size."""
         if batch <= self.capacity:
             return
-        lives = self.program.lives()
+        few = rounds.rounds(self.program, batch, threads.threads(), facts.last_cache())
+        within = rounds.inner(self.program, few)
+        ends = {k for r in few for k in (r.first, r.last)}
+        barriers = [s.barrier or k in ends for k, s in enumerate(self.program.steps)]
+        more = [wait or k in ends for k, wait in enumerate(self._alone())]
+        lives, longer = (rounds.lives(self.program, b, few, within) for b in (barriers, more))
         offsets, total = place([life for _, life in lives], batch)
-        barriers = [s.barrier for s in self.program.steps]
-        alone = self._alone()
-        fewer = self.program.lives(alone)
-        if (found := place([life for _, life in fewer], batch))[1] <= total:  # memory is dearer than barriers
-            lives, (offsets, total) = fewer, found
-            barriers = [barrier or wait for barrier, wait in zip(barriers, alone, strict=True)]
-        self._stretches = barriers  # between these, no two kernels meet in a buffer or in memory that buffers share
+        if (found := place([life for _, life in longer], batch))[1] <= total:  # memory is dearer than barriers
+            lives, (offsets, total) = longer, found
+            barriers = [barrier or wait for barrier, wait in zip(barriers, more, strict=True)]
         self.passing = Arena(max(total, 64))
+        self.rounds, self.within = few, within
+        self._barriers = barriers  # between these, no two kernels meet in a buffer or in memory that buffers share
         self.offsets |= {n: at for (n, _), at in zip(lives, offsets, strict=True)}
         self.offsets |= {n: self.offsets[self.program.memory(n)] for n, slot in enumerate(self.program.slots) if slot.inside is not None}
         self.capacity = batch
@@ -106,12 +112,17 @@ class Memory:
 
         addresses = [address(n) for n in range(len(self.program.slots))]
         uses = self.uses if staging is None else [None] * len(steps)
-        barriers = self._stretches if staging is None else [s.barrier for s in steps]
+        barriers = self._barriers if staging is None else [s.barrier for s in steps]
         calls = [
             plan.Step(self.code.address(s.kernel), s.buffers, s.kernel.units, barrier, s.kernel.offsets[-1], u)
             for s, barrier, u in zip(steps, barriers, uses, strict=True)
         ]
-        return plan.Plan(calls, addresses, (self.code, self.held, self.made, self.passing, staging))
+        keep = self.code, self.held, self.made, self.passing, staging
+        if staging is not None or not self.rounds:
+            return plan.Plan(calls, addresses, keep)
+        memory = map(self.program.memory, range(len(self.program.slots)))
+        sizes = [0 if n in self.within else self.program.slots[n].bytes[1] for n in memory]
+        return plan.Plan(calls, addresses, keep, self.rounds, sizes)
 
     def _arena(self, number: int) -> Arena:
         number = self.program.memory(number)
@@ -170,8 +181,12 @@ class Model:
         steps = [*program.prepare, *program.steps]
         self.program = program
         self._code = code.build((s.kernel for s in steps), program.target)
-        self._memory = Memory(program, self._code, origins)
+        try:
+            self._memory = Memory(program, self._code, origins)
+        except MemoryError as reason:
+            raise outgrown(program, 0, reason) from reason
         self._single = single
+        self._copied = [sum(sizes) for sizes in zip((0, 0), *(program.slots[n].bytes for n in program.outputs), strict=True)]
         self._inputs = program.inputs
         self._numbers = [program.buffer[t] for t in self._inputs]
         self._open = [bool(t.shape) and isinstance(t.shape[0], Batch) for t in self._inputs]
@@ -266,18 +281,21 @@ class Model:
         """
         arrays = [self._checked(t, arguments[t.name]) for t in self._inputs]
         batch, found = self._batch(arrays), []
-        with self._bound(arrays, batch):
-            held = self._memory.held.view(0, "uint8", self._memory.held.capacity)
-            saved = held.copy() if self._updated else None
-            try:
-                for _ in range(runs):
-                    given = before()
-                    self._write(arrays, batch)
-                    assert self._memory.main is not None
-                    found.append((threads.pool().measure(self._memory.main, batch), given))
-            finally:
-                if saved is not None:
-                    held[:] = saved
+        try:
+            with self._bound(arrays, batch):
+                held = self._memory.held.view(0, "uint8", self._memory.held.capacity)
+                saved = held.copy() if self._updated else None
+                try:
+                    for _ in range(runs):
+                        given = before()
+                        self._write(arrays, batch)
+                        assert self._memory.main is not None
+                        found.append((threads.pool().measure(self._memory.main, batch), given))
+                finally:
+                    if saved is not None:
+                        held[:] = saved
+        except MemoryError as reason:
+            raise outgrown(self.program, batch, reason) from reason
         return batch, found
 
     # ---- arguments ----
@@ -314,11 +332,15 @@ class Model:
     def _run(self, values: Sequence[Any]) -> Any:
         arrays = [self._checked(t, v) for t, v in zip(self._inputs, values, strict=True)]
         batch = self._batch(arrays)
-        with self._bound(arrays, batch):
-            assert self._memory.main is not None
-            threads.run(self._memory.main, batch)
-            self._lend()
-            results = [self._memory.read(n, batch) for n in self.program.outputs]
+        try:
+            with self._bound(arrays, batch):
+                assert self._memory.main is not None
+                np.empty(self._copied[0] + self._copied[1] * batch, np.uint8)  # what does not fit is refused before anything is updated
+                threads.run(self._memory.main, batch)
+                self._lend()
+                results = [self._memory.read(n, batch) for n in self.program.outputs]
+        except MemoryError as reason:
+            raise outgrown(self.program, batch, reason) from reason
         return results[0] if self._single else results
 
     @contextmanager

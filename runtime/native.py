@@ -3,7 +3,8 @@
 A plan (`runtime/plan.py`) is an array of records in memory.  A record names one kernel, `void kernel(ptr args, i64 n, i64 lo, i64 hi, ptr own)`,
 the array of buffer pointers it takes, its work `total = const + per_batch * n`, and whether all threads must have
 finished what came before (a barrier).  Thread t of T runs [total*t/T, total*(t+1)/T) of every record, with its own
-of the plan's private memory.
+of the plan's private memory.  A record works on so many `images` of the n at most, a round; the last one of a round says
+with which one the next round begins, for which each pointer moves on by the size of the images before.
 
 Exported functions (all plain C calls):
 
@@ -92,8 +93,8 @@ MACHINES = {"x86_64": _X86,
             "arm64": _ARM}
 
 _TEXT = """
-%Record = type { ptr, ptr, i64, i64, i64 }
-%Plan = type { ptr, i64, ptr, ptr, i64 }
+%Record = type { ptr, ptr, i64, i64, i64, ptr, i64, i64, i64 }
+%Plan = type { ptr, i64, ptr, ptr, i64, i64 }
 %Line = type { i64, i64, [$LINE_REST x i8] }
 %State = type { i64, ptr, i64, i64, i64, ptr, [$STATE_REST x i8], [0 x %Line] }
 $DECLARATIONS
@@ -187,6 +188,9 @@ entry:
   %each = load i64, ptr %each.p
   %mine.at = mul i64 %each, %tid
   %own = getelementptr i8, ptr %private, i64 %mine.at
+  %most.p = getelementptr inbounds %Plan, ptr %plan, i64 0, i32 5
+  %most = load i64, ptr %most.p
+  %moved = alloca ptr, i64 %most
   br i1 %many, label %join, label %begin
 join:
   %lines = getelementptr %State, ptr %state, i64 0, i32 7
@@ -202,6 +206,7 @@ begin:
   br label %next
 next:
   %k = phi i64 [ 0, %begin ], [ %k.1, %done ]
+  %first = phi i64 [ 0, %begin ], [ %first.1, %done ]
   %arrivals = phi i64 [ %arrivals.0, %begin ], [ %arrivals.k, %done ]
   %more = icmp slt i64 %k, %count
   br i1 %more, label %step, label %finish
@@ -227,7 +232,12 @@ meeting:
 work:
   %arrivals.k = phi i64 [ %arrivals, %step ], [ %arrivals.1, %meeting ]
   %started = call i64 @stamp(i1 %timed)
-  %varying = mul i64 %per_batch, %n
+  %images.p = getelementptr inbounds %Record, ptr %record, i64 0, i32 7
+  %images = load i64, ptr %images.p
+  %rest = sub i64 %n, %first
+  %fewer = icmp slt i64 %images, %rest
+  %now = select i1 %fewer, i64 %images, i64 %rest
+  %varying = mul i64 %per_batch, %now
   %total = add i64 %const, %varying
   %lo.t = mul i64 %total, %tid
   %lo = sdiv i64 %lo.t, %threads
@@ -236,7 +246,30 @@ work:
   %some = icmp slt i64 %lo, %hi
   br i1 %some, label %call, label %count.up
 call:
-  call void %kernel(ptr %args, i64 %n, i64 %lo, i64 %hi, ptr %own)
+  %begins = icmp eq i64 %first, 0
+  br i1 %begins, label %go, label %move
+move:
+  %arity.p = getelementptr inbounds %Record, ptr %record, i64 0, i32 6
+  %arity = load i64, ptr %arity.p
+  %sizes.p = getelementptr inbounds %Record, ptr %record, i64 0, i32 5
+  %sizes = load ptr, ptr %sizes.p
+  br label %pointer
+pointer:
+  %b = phi i64 [ 0, %move ], [ %b.1, %pointer ]
+  %at.p = getelementptr inbounds ptr, ptr %args, i64 %b
+  %at = load ptr, ptr %at.p
+  %size.p = getelementptr inbounds i64, ptr %sizes, i64 %b
+  %size = load i64, ptr %size.p
+  %by = mul i64 %size, %first
+  %to = getelementptr i8, ptr %at, i64 %by
+  %to.p = getelementptr inbounds ptr, ptr %moved, i64 %b
+  store ptr %to, ptr %to.p
+  %b.1 = add i64 %b, 1
+  %others = icmp slt i64 %b.1, %arity
+  br i1 %others, label %pointer, label %go
+go:
+  %given = phi ptr [ %args, %call ], [ %moved, %pointer ]
+  call void %kernel(ptr %given, i64 %now, i64 %lo, i64 %hi, ptr %own)
   br label %count.up
 count.up:
   br i1 %timed, label %note, label %done
@@ -256,15 +289,24 @@ note:
   store i64 %working.1, ptr %working.p
   br label %done
 done:
-  %k.1 = add i64 %k, 1
+  %k.next = add i64 %k, 1
+  %first.next = add i64 %first, %images
+  %again.p = getelementptr inbounds %Record, ptr %record, i64 0, i32 8
+  %again = load i64, ptr %again.p
+  %ends = icmp sge i64 %again, 0
+  %left = icmp slt i64 %first.next, %n
+  %repeats = and i1 %ends, %left
+  %k.1 = select i1 %repeats, i64 %again, i64 %k.next
+  %first.end = select i1 %ends, i64 0, i64 %first
+  %first.1 = select i1 %repeats, i64 %first.next, i64 %first.end
   br label %next
 finish:
   $LEAVE
   br i1 %many, label %part, label %out
 part:
   %arrivals.end = add i64 %arrivals, 1
-  %first = icmp eq i64 %tid, 0
-  call void @meet(ptr %line0, i64 %tid, i64 %threads, i64 %arrivals.end, ptr %give_way, i1 %first)
+  %caller = icmp eq i64 %tid, 0
+  call void @meet(ptr %line0, i64 %tid, i64 %threads, i64 %arrivals.end, ptr %give_way, i1 %caller)
   br label %out
 out:
   ret void

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from faltung.graph.errors import FaltungError
 from faltung.runtime.memory import Arena
+from faltung.runtime.rounds import Rounds
 from faltung.runtime.waits import Call, Use, waits
 
 SETTLED = 256             # kept at most, for many batch sizes
@@ -24,15 +26,16 @@ class Record(ctypes.Structure):
     """One kernel of a plan; `%Record` of the native text."""
 
     _fields_ = [("kernel", ctypes.c_void_p), ("args", ctypes.c_void_p), ("const", ctypes.c_int64),
-                ("per_batch", ctypes.c_int64), ("barrier", ctypes.c_int64)]
+                ("per_batch", ctypes.c_int64), ("barrier", ctypes.c_int64), ("sizes", ctypes.c_void_p),
+                ("arity", ctypes.c_int64), ("images", ctypes.c_int64), ("again", ctypes.c_int64)]
 
 
 class Header(ctypes.Structure):
     """The plan itself; `%Plan` of the native text.  `ticks` is null unless the run is measured; `each` is the
-    size of a thread's part of `private`."""
+    size of a thread's part of `private`, `most` the largest number of buffers that a record takes."""
 
     _fields_ = [("records", ctypes.c_void_p), ("count", ctypes.c_int64), ("ticks", ctypes.c_void_p),
-                ("private", ctypes.c_void_p), ("each", ctypes.c_int64)]
+                ("private", ctypes.c_void_p), ("each", ctypes.c_int64), ("most", ctypes.c_int64)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +55,20 @@ class Plan:
     """Steps over a table of buffers, laid out for the driver.
 
     `buffers[i]` is the address of buffer i, or None while it is still to be bound (an input, say).  `keep` holds what
-    must outlive the plan: the loaded code, the arena.  A plan is not safe to bind or run from two threads at once when
-    its buffers are shared: whoever owns the buffers owns that lock.  Where it is known what all its steps reach, barriers
-    that nothing needs are left out, for the threads and the batch of a run (`settle`).
+    must outlive the plan: the loaded code, the arena.  Some steps go in `rounds` of a few images; `sizes[i]` are the bytes
+    of an image in buffer i, 0 where each round takes the same memory.  A plan is not safe to bind or run from two threads
+    at once when its buffers are shared: whoever owns the buffers owns that lock.  Where it is known what all its steps
+    reach, barriers that nothing needs are left out, for the threads and the batch of a run (`settle`).
     Raises PlanError for a step that names no kernel, a missing buffer, or negative work.
     """
 
-    def __init__(self, steps: Iterable[Step], buffers: Sequence[int | None], keep: Sequence[object] = ()) -> None:
+    def __init__(
+        self, steps: Iterable[Step], buffers: Sequence[int | None], keep: Sequence[object] = (),
+        rounds: Sequence[Rounds] = (), sizes: Sequence[int] = (),
+    ) -> None:  # fmt: skip
         self.steps = tuple(steps)
         self.keep = tuple(keep)
+        self.rounds = tuple(rounds)
         self.unbound = {i for i, address in enumerate(buffers) if not address}
         self.most = min((_most_batch(k, step, len(buffers)) for k, step in enumerate(self.steps)), default=MOST_WORK)
         taken = [b for step in self.steps for b in step.buffers]
@@ -72,17 +80,23 @@ class Plan:
         self._calls = calls(self.steps)
         self._settled: dict[tuple[int, int], list[bool]] = {}
         self._for = (0, 0)
+        self._sizes = np.array([sizes[b] if sizes else 0 for b in taken] or [0], np.int64)
         self._records = (Record * len(self.steps))()
-        place = int(self._pointers.ctypes.data)
-        for record, step in zip(self._records, self.steps, strict=True):
-            record.kernel, record.args = step.kernel, place
+        place = 0
+        for k, (record, step) in enumerate(zip(self._records, self.steps, strict=True)):
+            record.kernel, record.args, record.sizes = step.kernel, self._pointers.ctypes.data + place, self._sizes.ctypes.data + place
             record.const, record.per_batch = step.total
-            record.barrier = step.barrier
+            record.barrier, record.arity, record.images, record.again = step.barrier, len(step.buffers), MOST_WORK, k
             place += 8 * len(step.buffers)
+        for r in self.rounds:
+            for record in self._records[r.first : r.last]:
+                record.images, record.again = r.images, -1
+            self._records[r.last - 1].again = r.first
         # one line more than a thread uses: the parts of two threads do not share a set of their caches line by line
         self._each = max((-(-step.private // 64) * 64 + 64 for step in self.steps if step.private), default=0)
         self._private: Arena | None = None
-        self._header = Header(ctypes.addressof(self._records), len(self.steps), None, None, self._each)
+        most = max((len(step.buffers) for step in self.steps), default=0)
+        self._header = Header(ctypes.addressof(self._records), len(self.steps), None, None, self._each, most)
         self.address = ctypes.addressof(self._header)
 
     def bind(self, buffer: int, address: int) -> None:
@@ -120,10 +134,22 @@ class Plan:
         if (threads, n) not in self._settled:
             if len(self._settled) >= SETTLED:
                 self._settled.clear()
-            self._settled[threads, n] = waits(self._calls, self._addresses, threads, n)
+            self._settled[threads, n] = self._waits(self._calls, threads, n)
         for record, wait in zip(self._records, self._settled[threads, n], strict=True):
             record.barrier = wait
         self._for = (threads, n)
+
+    def _waits(self, calls: Sequence[Call], threads: int, n: int) -> list[bool]:
+        """Before which steps threads wait: where rounds begin, after them, and where any round needs it."""
+        ends = sorted({0, len(calls), *(k for r in self.rounds for k in (r.first, r.last))})
+        images = {r.first: r.images for r in self.rounds}
+        found: list[bool] = []
+        for first, last in pairwise(ends):
+            few = images.get(first, n)
+            sizes = {m for m in (min(few, n), n % max(few, 1)) if m} or {0}  # of a round, and of the last one
+            found += map(any, zip(*(waits(calls[first:last], self._addresses, threads, m) for m in sizes), strict=True))
+            found[first] |= first > 0 or first in images
+        return found
 
     def reserve(self, threads: int) -> None:
         """Have private memory for so many threads, for a run that comes next."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,9 +21,11 @@ from faltung.graph.cost import Cost, cost
 from faltung.graph.errors import FaltungError, ShapeError
 from faltung.graph.index import Batch
 from faltung.graph.naming import name
+from faltung.graph.room import amount, room
 from faltung.graph.tensor import FLOATS, Tensor
 from faltung.runtime.fusion import Fusion, fusion
 from faltung.runtime.peak import peak
+from faltung.runtime.rounds import Rounds
 
 if TYPE_CHECKING:
     from faltung.runtime.model import Model
@@ -79,12 +82,13 @@ class Row:
 @dataclass(frozen=True)
 class Sample:
     """Runs of a model: ticks (runs, threads, kernels, 2: waiting, working) in seconds, the peak before each run, and which
-    kernels had a barrier before them."""
+    kernels had a barrier before them, and which went in rounds."""
 
     batch: int
     ticks: Array
     peaks: Array
     barriers: tuple[bool, ...]
+    rounds: tuple[Rounds, ...] = ()
 
     @property
     def working(self) -> Array:
@@ -111,6 +115,7 @@ class Profile:
     prepared: int  # kernels that run once after a parameter changes, not in every run
     barriers: int  # between the kernels of a run
     left_out: int  # barriers between kernels that share a buffer, of which no thread needs what another has touched
+    rounds: tuple[Rounds, ...] = ()  # kernels that do not go through the whole batch at once
 
     @property
     def seconds(self) -> float:
@@ -154,6 +159,8 @@ class Profile:
             about += f"; {self.barriers} barriers, {self.left_out} left out"
         if self.prepared:
             about += f"; {self.prepared} kernels run only after parameters change"
+        if self.rounds:
+            about += "\nimages at a time: kernels " + ", ".join(f"{r.first} to {r.last - 1} for {r.images}" for r in self.rounds)
         return "\n".join([about, "", *text, "", *_equations(self.rows)])
 
 
@@ -211,7 +218,7 @@ def sample(model: Model, arguments: Mapping[str, Any], runs: int | None = None) 
         spent = float(trial[-1][0].sum(axis=(-2, -1)).max())
         runs = int(np.clip(SECONDS / max(spent, 1e-6), LEAST, MOST))
     batch, found = model.measure(values, runs, gauge.measure)
-    return Sample(batch, np.array([ticks for ticks, _ in found]), np.array([rate for _, rate in found]), model.barriers)
+    return Sample(batch, np.array([ticks for ticks, _ in found]), np.array([rate for _, rate in found]), model.barriers, model.plan.rounds if model.plan else ())
 
 
 def _arguments(model: Model, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,6 +246,8 @@ def _made_up(t: Tensor, batch: int) -> Array:
     A scalar may be a learning rate, and is small.
     """
     shape = [batch if isinstance(e, Batch) else e for e in t.shape]
+    size = prod(shape) * 8
+    room(size, f"explain: {amount(size)} for input {t.name!r} {shape}, which is made up,", "explain a smaller batch=")
     if t.dtype not in FLOATS:
         return np.zeros(shape, t.dtype)
     if not shape:
@@ -268,7 +277,7 @@ def of(program: Program, found: Sample) -> Profile:
     runs, threads = found.ticks.shape[:2]
     standing = sum(found.barriers)
     left_out = sum(s.barrier for s in program.steps) - standing
-    return Profile(tuple(rows), found.batch, threads, runs, float(np.median(found.peaks)), len(program.prepare), standing, left_out)
+    return Profile(tuple(rows), found.batch, threads, runs, float(np.median(found.peaks)), len(program.prepare), standing, left_out, found.rounds)
 
 
 def label(t: Tensor) -> str:

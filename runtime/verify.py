@@ -15,7 +15,7 @@ have no value all the same are left out, with the reason; what reads their resul
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -33,10 +33,12 @@ from faltung.graph.equation import Equation
 from faltung.graph.errors import DTypeError, ShapeError
 from faltung.graph.index import Batch, Extent
 from faltung.graph.pipeline import optimise
+from faltung.graph.room import amount, room
 from faltung.graph.tensor import FLOATS, Tensor, topological
 from faltung.runtime import code, image
 from faltung.runtime.facts import measured
 from faltung.runtime.model import Model
+from faltung.runtime.outgrown import outgrown
 from faltung.runtime.residues import evaluate
 
 Array = np.ndarray[Any, Any]
@@ -96,11 +98,20 @@ class Report:
 # ---- verification ----
 
 
-def verify(what: Tensor | Sequence[Tensor] | Model, *, batch: int = 3, seed: int = 0, target: Target | None = None, accuracy: str = "balanced") -> Report:
+def verify(
+    what: Tensor | Sequence[Tensor] | Model,
+    *,
+    batch: int = 3,
+    seed: int = 0,
+    target: Target | None = None,
+    accuracy: str = "balanced",
+    say: Callable[[str], None] = lambda line: None,
+) -> Report:
     """Check every kernel that computes these tensors, or every kernel of a compiled model or training step.
 
-    `batch` is the open batch size; `accuracy` is what tensors are compiled with, a model has its own. Nothing of a model is changed. Raises ShapeError for a batch that is
-    negative, DTypeError for what is neither.
+    `batch` is the open batch size; `accuracy` is what tensors are compiled with, a model has its own. Nothing of a model is changed.
+    `say` is told what is being done, a line at a time: large networks take minutes. Raises ShapeError for a batch that is
+    negative, DTypeError for what is neither, OutOfMemory where residues for all buffers do not fit.
     """
     if batch < 0:
         raise ShapeError(f"verify: batch={batch}: give a size of at least 0")
@@ -119,8 +130,13 @@ def verify(what: Tensor | Sequence[Tensor] | Model, *, batch: int = 3, seed: int
     machine = host() if target is None else target
     if not any(t.dtype == "float32" for t in topological([*outputs, *updates])):  # residues as wide as the floats they stand for
         machine = replace(machine, vector_bytes=machine.vector_bytes // 2)
+    say("choosing kernels over residues")
     program = lower(outputs, updates, machine, exact=True, accuracy=accuracy, choose=choose)
-    return Report(tuple(Verification(program, batch, seed).lines()))
+    try:
+        say(f"compiling the kernels of {len(by_equation([*program.prepare, *program.steps]))} equations")
+        return Report(tuple(Verification(program, batch, seed).lines(say)))
+    except MemoryError as reason:
+        raise outgrown(program, batch, reason) from reason
 
 
 def _graph_of(program: Program) -> tuple[list[Tensor], dict[Tensor, Tensor]]:
@@ -141,6 +157,8 @@ class Verification:
     def __init__(self, program: Program, batch: int, seed: int) -> None:
         self.program, self.batch = program, batch
         self.random = np.random.default_rng(seed)
+        size = sum((s.size[0] + s.size[1] * batch) * _kind(s).itemsize for s in program.slots)
+        room(size, f"verify: memory of {amount(size)} for residues")
         self.code = code.build((s.kernel for s in (*program.prepare, *program.steps)), program.target)
         self.labels = max([2, *(e for t in program.buffer for e in t.shape if isinstance(e, int))])
         self.whole = [self._memory(s) for s in program.slots]
@@ -148,15 +166,15 @@ class Verification:
         for t, n in program.buffer.items():
             self._write(n, self._values(t))
 
-    def lines(self) -> Iterator[Line]:
-        """A line for every equation, in the order in which they run; what is left out comes last."""
+    def lines(self, say: Callable[[str], None]) -> Iterator[Line]:
+        """A line for every equation, in the order in which they run; what is left out comes last. `say` is told which one is looked at."""
         ahead = {_equation(group[0]): group for group in by_equation(self.program.prepare)}
         later = {_equation(s) for s in self.program.steps}
-        for key, group in ahead.items():
-            if key not in later:
-                yield self._check(group)
-        for rest in by_equation(self.program.steps):  # transformed weights go with what reads them
-            yield self._check([*ahead.get(_equation(rest[0]), ()), *rest])
+        groups = [group for key, group in ahead.items() if key not in later]
+        groups += [[*ahead.get(_equation(rest[0]), ()), *rest] for rest in by_equation(self.program.steps)]  # transformed weights go with what reads them
+        for k, group in enumerate(groups, 1):
+            say(f"{k} of {len(groups)}: {str(group[-1].equation):.100}")
+            yield self._check(group)
         for t, eq, reason in self.program.left_out:
             yield Line(str(eq), t.op, LEFT_OUT, 0, reason)
 
@@ -164,7 +182,7 @@ class Verification:
 
     def _memory(self, slot: Slot) -> Array:
         """Garbage with a margin on both sides; a halo that no kernel is to zero is zero."""
-        kind = np.dtype(np.int64 if slot.dtype in FLOATS else slot.dtype)
+        kind = _kind(slot)
         count = slot.size[0] + slot.size[1] * self.batch
         whole = np.full(count + 2 * MARGIN, _canary(kind), kind)
         flat = whole[MARGIN : MARGIN + count]
@@ -269,6 +287,11 @@ class Verification:
     def _name(self, number: int) -> str:
         t = self.program.slots[number].tensor
         return (t.name or t.op) if t is not None else f"buffer {number}"
+
+
+def _kind(slot: Slot) -> np.dtype[Any]:
+    """What a buffer holds here: residues for floats."""
+    return np.dtype(np.int64 if slot.dtype in FLOATS else slot.dtype)
 
 
 def _canary(kind: np.dtype[Any]) -> Any:

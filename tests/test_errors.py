@@ -24,6 +24,7 @@ from faltung.graph.tensor import topological
     [
         (ft.ShapeError, ValueError), (ft.DTypeError, TypeError), (ft.EquationError, ValueError), (ft.UnsupportedOp, ValueError),
         (ft.DataError, ValueError), (ft.CheckpointError, ValueError), (ft.CompileError, RuntimeError),
+        (ft.OutOfMemory, MemoryError),
     ],
 )  # fmt: skip
 def test_every_error_is_two_things(error: type[Exception], beside: type[Exception]) -> None:
@@ -157,6 +158,74 @@ def test_a_tensor_that_no_memory_holds_is_not_compiled() -> None:
         ft.compile(ft.conv2d(ft.input("h", (1, 3, 2**31, 2**31)), np.zeros((8, 3, 3, 3))))
     with says(ft.ShapeError, str(10**20)):
         ft.input("x", (None, 10**20))
+
+
+def many(*shape: int) -> Any:
+    """An array of ones that takes no memory itself."""
+    return np.broadcast_to(np.float32(1), shape)
+
+
+def trained(rows: int) -> Any:
+    w = ft.parameter(np.ones(4), "w")
+    return ft.compile_step((ft.relu(ft.input("x", (rows, 4))) * w).sum(), {"w": w}, ft.optim.SGD(lr=0.1))
+
+
+TOO_LARGE: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
+    "a call": (lambda: ft.compile(ft.relu(ft.input("x", (2**40,))))(many(2**40)), ("x [1099511627776]", str(2**42), "smaller extents")),
+    "a batch": (lambda: ft.compile(ft.relu(ft.input("x", (None, 2**20))))(many(2**20, 2**20)), ("x [1048576, 1048576]", str(2**42), "fewer examples")),
+    "a result": (lambda: ft.compile(ft.input("x", (2**21, 1)) @ ft.input("y", (1, 2**21)))(many(2**21, 1), many(1, 2**21)), ("matmul [2097152, 2097152]", str(2**44))),
+    "a step": (lambda: trained(2**38)(many(2**38, 4)), ("x [274877906944, 4]", str(2**42))),
+    "a step that is verified": (lambda: ft.verify(trained(2**38)), ("verify", "residues", "x [274877906944, 4]")),
+    "tensors that are verified": (lambda: ft.verify(ft.relu(ft.input("x", (None, 4))), batch=2**40), ("verify", "x [1099511627776, 4]", "fewer examples")),
+    "an explanation": (lambda: ft.compile(ft.relu(ft.input("x", (None, 2**20)))).explain(batch=2**30), ("input 'x' [1073741824, 1048576]", str(2**53), "batch=")),
+    "a layer": (lambda: nn.Linear(2**22, 2**22), ("weight [4194304, 4194304]", str(2**46), "fewer features")),
+    "a normalisation": (lambda: nn.BatchNorm2d(2**44), ("BatchNorm2d [17592186044416]", str(2**46))),
+    "layers of one number": (lambda: nn.PReLU(2**44), ("PReLU [17592186044416]", str(2**46))),
+    "a constant": (lambda: ft.constant(many(2**44), "c"), ("c, a copy", str(2**46))),
+    "a parameter": (lambda: ft.parameter(many(2**44), "w"), ("w, a copy", str(2**46))),
+    "a value": (lambda: ft.parameter(np.ones(4), "w").assign(many(2**44)), ("w [4]", str(2**46))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_what_does_not_fit_into_memory(name: str) -> None:
+    """It says how many bytes, of what, and what to do."""
+    make, words = TOO_LARGE[name]
+    with says(ft.OutOfMemory, "bytes") as caught:
+        make()
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize("make", [
+    lambda: ft.relu(ft.input("x", (2**44,))), lambda: ft.input("x", (2**40,)).sum(), lambda: ft.dropout(ft.input("x", (2**40,)), 0.5),
+    lambda: ft.grad((ft.relu(ft.input("x", (2**40,))) * (w := ft.parameter(np.ones(1)))).sum(), w),
+    lambda: ft.embedding(ft.input("i", (2**32,), dtype="int64"), ft.parameter(np.ones((10, 2**10)))),
+])  # fmt: skip
+def test_compiling_takes_no_memory_for_elements(make: Callable[[], Any]) -> None:
+    assert isinstance(ft.compile(make()).loops(), str)
+
+
+def test_a_step_whose_result_does_not_fit_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused before anything is updated."""
+    w, x = ft.parameter(np.ones(4), "w"), ft.input("x", (None, 4))
+    step = ft.compile_step((x * w).sum(), {"w": w}, ft.optim.SGD(lr=0.1), outputs=[x * w])
+
+    def deny(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "empty", deny)
+        with says(ft.OutOfMemory, "smaller extents"):
+            step(np.ones((3, 4)))
+    assert step.steps == 0 and np.array_equal(w.read(), np.ones(4))
+    step(np.ones((3, 4)))
+    assert step.steps == 1 and not np.array_equal(w.read(), np.ones(4))
+
+
+def test_interpolation_to_more_than_can_be_worked_out() -> None:
+    for mode in ("nearest", "linear"):
+        with says(ft.ShapeError, f"interpolate: {2**31} elements", "parts"):
+            ft.interpolate(ft.input("x", (1, 1, 4)), 2**31, mode=mode)
 
 
 def test_a_model_is_neither_copied_nor_sent(model: Any) -> None:

@@ -240,7 +240,7 @@ def _tiles(task: Task, c: Contraction, most: int) -> Iterator[tuple[tuple[str, i
 
 def _evenly(extent: int, room: int) -> list[int]:
     """Sizes that cut an extent into parts as equal as can be."""
-    return sorted({-(-extent // parts) for parts in range(1, extent + 1) if -(-extent // parts) <= room})
+    return [size for size in range(1, min(room, extent) + 1) if -(-extent // -(-extent // size)) == size]
 
 
 def _pairs(task: Task, found: Lanes) -> Iterator[tuple[str, str]]:

@@ -6,10 +6,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import numpy as np
-
 from faltung.graph import dsl
 from faltung.graph.tensor import Tensor
+from faltung.init import filled
 from faltung.nn.arguments import count
 from faltung.nn.module import Module
 
@@ -88,7 +87,7 @@ class PReLU(Module):
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25, dtype: str = "float32") -> None:
         self.weights = count("PReLU", "num_parameters", num_parameters)
-        self.weight = dsl.parameter(np.full(self.weights, init), "weight", dtype)
+        self.weight = dsl.parameter(filled((self.weights,), init, dtype, "PReLU"), "weight", dtype)
 
     def forward(self, input: Any) -> Tensor:
         return dsl.prelu(input, self.weight)

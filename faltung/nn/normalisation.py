@@ -12,6 +12,7 @@ from faltung.graph.dsl import normalisation as formulas
 from faltung.graph.dsl.pointwise import number
 from faltung.graph.errors import ShapeError
 from faltung.graph.tensor import Tensor, leaf
+from faltung.init import filled
 from faltung.nn.arguments import Ints, count
 from faltung.nn.module import Module, Now
 
@@ -40,7 +41,7 @@ class _Tracked(Module):
         self.num_features = count(name, "num_features", num_features)
         self.eps, self.affine, self.track_running_stats = float(number(name, "eps", eps)), affine, track_running_stats
         self.momentum = None if momentum is None else float(number(name, "momentum", momentum))
-        ones, zeros = np.ones(self.num_features, dtype), np.zeros(self.num_features, dtype)
+        ones, zeros = (filled((self.num_features,), value, dtype, name) for value in (1.0, 0.0))
         self.weight = dsl.parameter(ones, "weight", dtype) if affine else None
         self.bias = dsl.parameter(zeros, "bias", dtype) if affine else None
         self.running_mean = leaf("state", zeros.shape, dtype, "running_mean", zeros.copy()) if track_running_stats else None
@@ -174,8 +175,8 @@ class LayerNorm(Module):
         given = tuple(normalized_shape) if isinstance(normalized_shape, Sequence) else (normalized_shape,)
         self.normalized_shape = tuple(count("LayerNorm", "normalized_shape", e) for e in given)
         self.eps, self.elementwise_affine = eps, elementwise_affine
-        self.weight = dsl.parameter(np.ones(self.normalized_shape), "weight", dtype) if elementwise_affine else None
-        self.bias = dsl.parameter(np.zeros(self.normalized_shape), "bias", dtype) if elementwise_affine and bias else None
+        self.weight = dsl.parameter(filled(self.normalized_shape, 1.0, dtype, "LayerNorm"), "weight", dtype) if elementwise_affine else None
+        self.bias = dsl.parameter(filled(self.normalized_shape, 0.0, dtype, "LayerNorm"), "bias", dtype) if elementwise_affine and bias else None
 
     def forward(self, input: Any) -> Tensor:
         return dsl.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
@@ -201,8 +202,8 @@ class GroupNorm(Module):
         if self.num_channels % self.num_groups:
             raise ShapeError(f"GroupNorm: {num_channels} channels do not divide into {num_groups} groups")
         self.eps, self.affine = eps, affine
-        self.weight = dsl.parameter(np.ones(self.num_channels), "weight", dtype) if affine else None
-        self.bias = dsl.parameter(np.zeros(self.num_channels), "bias", dtype) if affine else None
+        self.weight = dsl.parameter(filled((self.num_channels,), 1.0, dtype, "GroupNorm"), "weight", dtype) if affine else None
+        self.bias = dsl.parameter(filled((self.num_channels,), 0.0, dtype, "GroupNorm"), "bias", dtype) if affine else None
 
     def forward(self, input: Any) -> Tensor:
         return dsl.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)

@@ -9,6 +9,7 @@ import numpy as np
 
 from faltung.graph.errors import DTypeError
 from faltung.graph.index import Extent
+from faltung.graph.room import granted
 from faltung.graph.tensor import DTYPES, FLOATS, Tensor, leaf
 
 
@@ -33,7 +34,8 @@ def parameter(value: Any, name: str = "", dtype: str | None = None) -> Tensor:
 
 
 def _array(value: Any, dtype: str | None, name: str) -> np.ndarray[Any, Any]:
-    array = np.array(value)
+    with granted(f"{name}, a copy of what was given", "give it smaller extents", value.nbytes if isinstance(value, np.ndarray) else 0):
+        array = np.array(value)
     if array.dtype.kind not in "fiub":
         raise DTypeError(f"{name}: {array.dtype} is not a numeric dtype; use one of {', '.join(DTYPES)}")
     if dtype is None:
@@ -42,7 +44,8 @@ def _array(value: Any, dtype: str | None, name: str) -> np.ndarray[Any, Any]:
             dtype = "int32"
     if dtype not in DTYPES:
         raise DTypeError(f"{name}: dtype {array.dtype} is not supported; use one of {', '.join(DTYPES)}")
-    return np.array(array, dtype=dtype, order="C")
+    with granted(f"{name} in {dtype}", "give it smaller extents"):
+        return np.array(array, dtype=dtype, order="C")
 
 
 def as_tensor(value: Any, like: Tensor | None = None) -> Tensor:

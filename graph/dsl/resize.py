@@ -21,6 +21,7 @@ from faltung.graph.errors import DTypeError, ShapeError, UnsupportedOp
 from faltung.graph.index import Batch
 from faltung.graph.ops import REGISTRY, apply
 from faltung.graph.parse import Attribute
+from faltung.graph.room import granted
 from faltung.graph.tensor import FLOATS, Tensor, leaf
 
 #  mode              spatial axes    offset of a position (None: linear)
@@ -32,6 +33,7 @@ MODES: dict[str, tuple[tuple[int, ...], Fraction | None]] = {
     "trilinear":     ((3,),          None),
 }  # fmt: skip
 HALF = Fraction(1, 2)
+LONGEST = 1 << 24  # elements of an axis that are worked out one by one
 
 
 def interpolate(
@@ -72,12 +74,18 @@ def _targets(x: Tensor, size: Any, scale_factor: Any) -> list[tuple[int, Fractio
         raise ShapeError("interpolate: give either size or scale_factor")
     if size is not None:
         new = per_axis(size, len(old), "size", 1)
-        return [(n, Fraction(e, n)) for n, e in zip(new, old, strict=True)]
+        return [(_worked_out(n), Fraction(e, n)) for n, e in zip(new, old, strict=True)]
     given = tuple(scale_factor) if isinstance(scale_factor, Sequence) else (scale_factor,) * len(old)
     factors = [Fraction(number("interpolate", "scale_factor", f)) for f in given]
     if len(factors) != len(old) or any(f <= 0 or e * f < 1 for e, f in zip(old, factors, strict=True)):
         raise ShapeError(f"interpolate: scale_factor={scale_factor!r} leaves nothing of {old} or is not one for each axis")
-    return [(floor(e * f), 1 / f) for e, f in zip(old, factors, strict=True)]
+    return [(_worked_out(floor(e * f)), 1 / f) for e, f in zip(old, factors, strict=True)]
+
+
+def _worked_out(extent: int) -> int:
+    if extent > LONGEST:
+        raise ShapeError(f"interpolate: {extent} elements along an axis; each is worked out when the graph is built, at most {LONGEST}: interpolate parts of it, and ft.cat them")
+    return extent
 
 
 def _extent(x: Tensor, axis: int) -> int:
@@ -124,8 +132,12 @@ def _linear(x: Tensor, axis: int, extent: int, ratio: Fraction, align_corners: b
     last = Fraction(old - 1)
     step = last / (extent - 1) if extent > 1 else Fraction(0)
     at = [o * step if align_corners else min(max((o + HALF) * ratio - HALF, Fraction(0)), last) for o in range(extent)]
-    weights = [[max(Fraction(0), 1 - abs(p - h)) for h in range(old)] for p in at]
-    return apply(REGISTRY["interpolate"], [x, constant(_floats(weights), dtype=x.dtype)], words=_along(x, axis, "o"))
+    with granted(f"interpolate: weights for {old} elements to become {extent}", "interpolate parts of the axis, and ft.cat them"):
+        weights = np.zeros((extent, old))
+        for o, p in enumerate(at):
+            for h in range(floor(p), min(floor(p) + 2, old)):
+                weights[o, h] = float(1 - abs(p - h))
+        return apply(REGISTRY["interpolate"], [x, constant(weights, dtype=x.dtype)], words=_along(x, axis, "o"))
 
 
 def _upsampled(x: Tensor, axis: int, factor: int) -> Tensor:

@@ -47,25 +47,31 @@ def touched(steps: Sequence[Step], arrays: Sequence[Array], addresses: Sequence[
 
     Runs the steps on `arrays`, one for each buffer; buffer b lies at `addresses[b]`.
     """
-    found: list[list[Touched]] = []
-    for step in steps:
-        machine = Noting(step, [arrays[b] for b in step.buffers], batch)
-        with np.errstate(all="ignore"):
-            machine.run(step.kernel, range(whole(step.kernel, batch)))
-        units = []
-        for unit in range(whole(step.kernel, batch)):
-            ways: list[Array] = []
-            for written in (False, True):
-                parts = [np.zeros(0, np.int64)]
-                for n, b in enumerate(step.buffers):
-                    size = arrays[b].itemsize
-                    for elements in machine.noted.get((unit, n, written), []):
-                        parts.append((addresses[b] + size * elements[:, None] + np.arange(size)).ravel())
-                ways.append(np.unique(np.concatenate(parts)))
-            units.append(Touched(*ways))
-        found.append(units)
-    every = np.unique(np.concatenate([x for units in found for u in units for x in (u.read, u.written)] or [np.zeros(0, np.int64)]))
-    return [[Touched(np.searchsorted(every, u.read), np.searchsorted(every, u.written)) for u in units] for units in found]
+    return numbered([reached(step, [arrays[b] for b in step.buffers], [addresses[b] for b in step.buffers], batch) for step in steps])
+
+
+def reached(step: Step, arrays: Sequence[Array], addresses: Sequence[int], batch: int) -> list[Touched]:
+    """The addresses of the bytes that every unit of a step touches. Runs it on arrays, one for each of its buffers."""
+    machine = Noting(step, arrays, batch)
+    with np.errstate(all="ignore"):
+        machine.run(step.kernel, range(whole(step.kernel, batch)))
+    units = []
+    for unit in range(whole(step.kernel, batch)):
+        ways: list[Array] = []
+        for written in (False, True):
+            parts = [np.zeros(0, np.int64)]
+            for n, (array, address) in enumerate(zip(arrays, addresses, strict=True)):
+                for elements in machine.noted.get((unit, n, written), []):
+                    parts.append((address + array.itemsize * elements[:, None] + np.arange(array.itemsize)).ravel())
+            ways.append(np.unique(np.concatenate(parts)))
+        units.append(Touched(*ways))
+    return units
+
+
+def numbered(steps: Sequence[Sequence[Touched]]) -> list[list[Touched]]:
+    """The same with numbers from 0 on for the bytes that are touched at all."""
+    every = np.unique(np.concatenate([x for units in steps for u in units for x in (u.read, u.written)] or [np.zeros(0, np.int64)]))
+    return [[Touched(np.searchsorted(every, u.read), np.searchsorted(every, u.written)) for u in units] for units in steps]
 
 
 def race(steps: Sequence[Sequence[Touched]], barriers: Sequence[bool], threads: int) -> str | None:

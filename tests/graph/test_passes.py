@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
@@ -10,15 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from faltung.graph import dsl
+from faltung.graph import dsl, fuse as fusing, tensor
+from faltung.graph.equation import check
 from faltung.graph.errors import EquationError
 from faltung.graph.evaluate import EXACT, FLOAT, evaluate
 from faltung.graph.expr import Access, Apply, Inside, Value, rewrite, walk
 from faltung.graph.fuse import fuse
 from faltung.graph.grad import grad
+from faltung.graph.history import History
 from faltung.graph.index import Affine, Batch
 from faltung.graph.naming import name
-from faltung.graph.pipeline import PASSES, Outputs, Pass, optimise
+from faltung.graph.pipeline import PASSES, Outputs, Pass, listing, optimise
 from faltung.graph.recognise import contraction
 from faltung.graph.rewrite import rebuild
 from faltung.graph.tensor import Tensor, computed, topological
@@ -164,6 +167,70 @@ def test_a_sum_under_a_padded_read_stays_outside() -> None:
 def test_a_contraction_keeps_plain_reads() -> None:
     x = dsl.input("x", (None, 2, 6, 6))
     assert kernels(dsl.conv2d(dsl.relu(x), np.ones((3, 2, 3, 3)))) == 2
+
+
+def parts(count: int) -> Tensor:
+    x = dsl.input("x", (count, 3))
+    return dsl.cat([dsl.relu(x[k : k + 1] * (k + 2)) for k in range(count)])
+
+
+def test_what_many_pieces_take_in_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice as many pieces are twice the work: each is checked as often as if it were alone."""
+
+    def checked(count: int) -> int:
+        whole, found = parts(count), 0
+
+        def counted(*given: Any) -> Any:
+            nonlocal found
+            found += 1
+            return check(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(tensor, "check", counted)
+            optimise([whole])
+        return found
+
+    assert checked(120) < 2.5 * checked(60)
+
+
+def shared() -> list[Tensor]:
+    """Two wholes in pieces: what is taken in reads what others read too, or what the whole reads itself."""
+    x, y = dsl.input("x", (None, 4, 6)), dsl.input("y", (None, 4, 6))
+    a, b = dsl.exp(x), dsl.tanh(y)
+    first = dsl.cat([a, a * 2 + b, dsl.relu(a), x, dsl.relu(b) - y * 3, dsl.sigmoid(x * 5)], 1)
+    deep = x
+    for n in range(30):
+        deep = dsl.tanh(deep) + n
+    second = dsl.cat([first, deep, b * 3, dsl.relu(first[:, :2] * 2), dsl.conv1d(y, np.ones((2, 4, 3)), padding=1) * 2], 1)
+    return [first * 2, second, dsl.relu(second) + 1]
+
+
+TAKING = {
+    "many parts": lambda: [parts(12)],
+    "shared operands": shared,
+    "their gradients": lambda: [*(outputs := shared()), *grad((outputs[1] * outputs[1]).sum(), [t for t in topological(outputs) if t.kind == "input"])],
+}
+
+
+@pytest.mark.parametrize("name", TAKING)
+def test_taking_in_all_at_once_is_taking_in_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = TAKING[name]()
+    history, slow = History(outputs), History(outputs)
+    fused = fuse(outputs, history=history)
+    text = listing(fused)
+    monkeypatch.setattr(fusing, "_all", fusing._first)
+    assert fuse(outputs, history=slow) == fused
+    for t in topological(fused):
+        assert history.parts(t) == slow.parts(t) and history.value(t) is slow.value(t)
+    del fused
+    gc.collect()  # equal tensors are one tensor while somebody has it, and keep the names that they have
+    assert listing(fuse(outputs)) == text
+
+
+def test_many_operands_of_one_name_keep_apart() -> None:
+    leaves = [dsl.input("x", (1, 3)) for _ in range(150)]
+    (fused,) = fuse([dsl.cat([dsl.relu(x * 2) for x in leaves])])
+    assert fused.operands == tuple(leaves) and len(set(fused.equations[0].operands)) == 150
 
 
 def test_fused_expressions_stay_small() -> None:

@@ -91,7 +91,7 @@ def test_an_op_of_the_interface_is_a_row_and_no_arithmetic() -> None:
         tree = ast.parse(file.read_text("utf-8"))
         used |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "np"}
     assert used
-    assert used <= {"array", "ascontiguousarray", "asarray", "bool_", "dtype", "generic", "integer", "int32", "ndarray", "number", "transpose"}
+    assert used <= {"array", "ascontiguousarray", "asarray", "bool_", "dtype", "generic", "integer", "int32", "ndarray", "number", "transpose", "zeros"}
 
 
 def test_a_new_row_has_everything_at_once() -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 
 import faltung as ft
 from faltung import nn
-from faltung.graph import dsl
+from faltung.graph import dsl, shift
 from faltung.graph.equation import make
 from faltung.graph.evaluate import evaluate
 from faltung.graph.expr import ZERO, Access, Const, Reduce, apply
@@ -294,3 +295,18 @@ def test_axes_of_extent_1_on_the_way_of_a_change() -> None:
     x, k, b, m = ft.input("x", (None, 3, 4, 4)), ft.input("k", (3, 1, 3, 3)), ft.input("b", (3,)), ft.input("m", (6, 1, 2, 2))
     y = ft.hardtanh(ft.conv2d(ft.hardtanh(ft.relu(ft.conv2d(x, k, b, padding=1, groups=3)), -2, 2), m, groups=3), -2, 2)
     assert ft.grad(y, [b], ft.input("c", y.shape))[0].shape == (3,)
+
+
+def test_of_many_pieces_those_that_do_not_move_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of many weights is followed into what they are stacked in, where one piece reads it."""
+    looked, moved = 0, shift._Following._moved
+
+    def counted(*given: Any) -> Any:
+        nonlocal looked
+        looked += 1
+        return moved(*given)
+
+    x, weights = dsl.input("x", (2, 3)), [dsl.parameter(np.ones((2, 3)), f"w{k}") for k in range(20)]
+    monkeypatch.setattr(shift._Following, "_moved", counted)
+    gradients = ft.grad((dsl.stack([x * w for w in weights]) * 2).sum(), weights)
+    assert looked <= 3 * len(weights) and len(gradients) == len(weights)

@@ -6,8 +6,8 @@ import gc
 import numpy as np
 import pytest
 
-from faltung.graph.errors import FaltungError
-from faltung.runtime.memory import Arena, ArenaError, OutOfMemory
+from faltung.graph.errors import FaltungError, OutOfMemory
+from faltung.runtime.memory import Arena, ArenaError
 
 
 @pytest.mark.parametrize(("capacity", "alignment"), [(0, 64), (1, 64), (65535, 64), (65536, 4096), (5 << 20, 2 << 20)])

@@ -17,7 +17,6 @@ import pytest
 
 import faltung as ft
 from faltung import nn
-from faltung.runtime.memory import OutOfMemory
 from tests.check import Array
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -156,7 +155,7 @@ def test_a_batch_that_nothing_determines_is_refused() -> None:
 
 def test_a_batch_that_does_not_fit_into_memory(affine: Callable[..., Any]) -> None:
     """Refused with the numbers, and the model goes on as before."""
-    with pytest.raises(OutOfMemory, match="bytes"):
+    with pytest.raises(ft.OutOfMemory, match="bytes"):
         affine(np.broadcast_to(np.float32(0), (10**12, 3)))
     assert np.array_equal(affine(ROWS), ROWS * 2 + 1)
 

@@ -201,3 +201,18 @@ def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert answer["well"] and {row["verdict"] for row in answer["equations"]} == {OK}
     assert main(["verify", "nothing"]) == 1
     assert "no network is called" in capsys.readouterr().err
+
+
+def test_the_verb_says_what_it_does_to_who_waits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line for every stage and equation, on a terminal only; the answer stays as it is."""
+    found = []
+    for waits in (False, True):
+        monkeypatch.setattr("sys.stderr.isatty", lambda waits=waits: waits)
+        assert main(["verify", "mlp", "--batch-size", "1", "--json"]) == 0
+        found.append(capsys.readouterr())
+    (quiet, silence), (answer, said) = found
+    assert silence == "" and answer == quiet
+    lines = said.splitlines()
+    count = len(json.loads(answer)["equations"])
+    assert lines[0] == "compiling a training step of mlp" and f"compiling the kernels of {count} equations" in lines
+    assert [line.split(":")[0] for line in lines[-count:]] == [f"{k} of {count}" for k in range(1, count + 1)]
