@@ -29,7 +29,7 @@ from faltung.codegen.schedules.tile import lane_axes, weights_layout
 from faltung.codegen.target import Target
 from faltung.graph.equation import Equation, make
 from faltung.graph.errors import UnsupportedOp
-from faltung.graph.expr import Access
+from faltung.graph.expr import Access, Inside, Size, walk
 from faltung.graph.fold import unchanging
 from faltung.graph.history import History
 from faltung.graph.index import Affine, Batch
@@ -160,6 +160,12 @@ def lower(
     return _Lowering(outputs, updates, target, exact, accuracy, choose).program()
 
 
+def _counts_images(eq: Equation) -> bool:
+    """Whether what an equation sums up depends on how many images there are, whatever it reads."""
+    counted = any(isinstance(e, (Size, Inside)) and isinstance(e.extent, Batch) for e in walk(eq.expr))
+    return counted or any(isinstance(eq.extent[i], Batch) for i in eq.bound)
+
+
 class _Lowering:
     def __init__(self, outputs: Sequence[Tensor], updates: Mapping[Tensor, Tensor], target: Target, exact: bool, accuracy: str, choose: Chooser) -> None:
         self.outputs, self.updates, self.exact = list(outputs), dict(updates), exact
@@ -232,12 +238,14 @@ class _Lowering:
 
     def _emit(self, t: Tensor, task: Task, numbers: list[int], result: int, fixed: bool) -> None:
         choice = self._choice(replace(task, clears=self._clears(result)))
+        images = _counts_images(task.equation)  # how many there will be is known in a run alone
         scratch = [self._slot(Slot("temporary", t.dtype, None, size)) for size in choice.plan.scratch]
         for work in choice.plan.works:
             buffers = tuple(result if a == RESULT else numbers[a] if a >= 0 else scratch[-2 - a] for a in work.arguments)
             step = Step(work.kernel, buffers, t, task.equation, work.schedule, choice.refused)
             written = {b for b, d in zip(buffers, work.kernel.buffers, strict=True) if d.written}
-            ahead = fixed or (written <= set(scratch) and set(buffers) - written <= self.ready)
+            known = not images and not any(self.out.slots[b].size[1] for b in written)
+            ahead = fixed or (known and written <= set(scratch) and set(buffers) - written <= self.ready)
             if ahead:
                 self.ready |= written
                 for b in written & set(scratch):

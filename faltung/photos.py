@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from faltung.graph.errors import DataError, ShapeError
+from faltung.graph.room import granted
 
 Array = np.ndarray
 
@@ -58,13 +59,15 @@ def prepare(picture: Array, side: int = 224, shorter: int = 256) -> Array:
 
 
 def resize(picture: Array, shorter: int) -> Array:
-    """The shorter side made `shorter` pixels, the other in proportion. Raises ShapeError."""
+    """The shorter side made `shorter` pixels, the other in proportion. Raises ShapeError, OutOfMemory."""
     height, width = _checked(picture).shape[:2]
     if shorter < 1:
         raise ShapeError(f"resize: a side of {shorter} pixels: at least 1 is needed")
     scale = shorter / min(height, width)
-    down, across = _weights(height, round(scale * height)), _weights(width, round(scale * width))
-    return np.einsum("ih,hwc,jw->ijc", down, picture, across, optimize=True)
+    down, across = round(scale * height), round(scale * width)
+    size = max(down * height, across * width, down * across * picture.shape[2]) * 8
+    with granted(f"resize: {height}×{width} pixels to become {down}×{across}", "make it smaller", size):
+        return np.einsum("ih,hwc,jw->ijc", _weights(height, down), picture, _weights(width, across), optimize=True)
 
 
 def crop(picture: Array, side: int) -> Array:

@@ -25,6 +25,7 @@ from faltung.graph.errors import DTypeError, FaltungError, ShapeError
 from faltung.graph.index import Batch
 from faltung.graph.ops.table import apply, row
 from faltung.graph.parse import operand_names
+from faltung.graph.room import granted
 from faltung.graph.tensor import FLOATS, Tensor, leaf
 
 
@@ -67,7 +68,8 @@ class _Leaves:
     def state(self, letter: str, name: str) -> None:
         """A state shaped like the parameter, called `name.place`, read as `letter`."""
         p, full = self.parameter, f"{name}.{self.place}"
-        zeros = np.zeros([e for e in p.shape if not isinstance(e, Batch)], p.dtype)
+        with granted(f"{full} {list(p.shape)}", "give the parameter smaller extents"):
+            zeros = np.zeros([e for e in p.shape if not isinstance(e, Batch)], p.dtype)
         self.known[letter] = self.update.states[full] = leaf("state", p.shape, p.dtype, full, zeros)
 
     def scalar(self, letter: str, name: str) -> None:

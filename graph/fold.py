@@ -114,6 +114,7 @@ class _Folding:
         self.apart: dict[Tensor, str] = {}  # what the tensors computed apart are here
         self._forms: dict[tuple[Equation, Expr], _Linear] = {}
         self._folded: dict[tuple[Equation, Expr], Expr] = {}
+        self._outside: set[Equation] = set()  # whose coefficients stay outside
 
     def tensor(self, pieces: Sequence[Equation]) -> Tensor:
         """The tensor of these equations, without operands that nothing reads."""
@@ -126,6 +127,11 @@ class _Folding:
     def folded(self, eq: Equation) -> Equation:
         """The equation itself where nothing is gained."""
         expr = self._close(eq, eq.expr)
+        if sum(isinstance(e, Reduce) for e in walk(expr)) > 1:  # its sum is read several times, and would have several weights
+            self._outside.add(eq)
+            self._forms.clear()
+            self._folded.clear()
+            expr = self._close(eq, eq.expr)
         return eq if expr is eq.expr else replace(eq, expr=expr)
 
     # ---- linear forms ----
@@ -206,7 +212,7 @@ class _Folding:
 
     def _into_factor(self, eq: Equation, atom: Expr, c: Expr) -> Expr | None:
         """A sum of products with its coefficient in the unchanging factor, or None."""
-        if not accesses(c) or not isinstance(atom, Reduce) or atom.kind != "sum" or not self._inside(eq, c):
+        if eq in self._outside or not accesses(c) or not isinstance(atom, Reduce) or atom.kind != "sum" or not self._inside(eq, c):
             return None
         body = atom.body
         if not (isinstance(body, Apply) and body.fn == "mul" and all(isinstance(x, Access) for x in body.args)):

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from faltung.graph.errors import CheckpointError
+from faltung.graph.room import granted
 from faltung.runtime.files import replacing
 
 Array = np.ndarray
@@ -27,7 +28,9 @@ State = dict[str, Array]
 
 FORMAT, VERSION = "faltung.checkpoint", "1"
 WEIGHTS, OPTIMISER = "weights/", "optimiser/"
-KINDS = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL", "C64")  # safetensors' names
+KINDS = {  # safetensors' names, and bytes of an element
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "C64": 8,
+}  # fmt: skip
 
 
 class Stateful(Protocol):
@@ -140,7 +143,8 @@ def widened(upper: Array) -> Array:
 
 def _array(file: Any, path: Path, key: str) -> Array:
     """An array of a safetensors file that is open as `file`. Raises CheckpointError for an element type that NumPy lacks."""
-    kind = file.get_slice(key).get_dtype()
+    part = file.get_slice(key)
+    kind = part.get_dtype()
     if kind == "BF16":
         with path.open("rb") as raw:
             (length,) = struct.unpack("<Q", raw.read(8))
@@ -150,7 +154,10 @@ def _array(file: Any, path: Path, key: str) -> Array:
             return widened(np.frombuffer(raw.read(last - first), "<u2")).reshape(about["shape"])
     if kind not in KINDS:
         raise CheckpointError(f"{path}: {key} is {kind}, an element type that NumPy does not have; save it as one of {', '.join(KINDS)}")
-    return np.array(file.get_tensor(key))
+    shape = part.get_shape()
+    with granted(f"{key} {shape}", "load it where there is more memory"):
+        np.empty((2, *shape), f"V{KINDS[kind]}")  # the library does not raise where it gets no memory, it panics
+        return np.array(file.get_tensor(key))
 
 
 def _part(tensors: Mapping[str, Array], prefix: str) -> State:

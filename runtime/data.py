@@ -17,6 +17,7 @@ from typing import NoReturn, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from faltung.graph.errors import DataError
+from faltung.graph.room import granted
 from faltung.runtime.augment import Augment, Draws, shuffled
 
 Array = np.ndarray
@@ -51,7 +52,8 @@ class Labelled:
         return len(self.labels)
 
     def take(self, rows: Array) -> Batch:
-        return self.images[rows], self.labels[rows]
+        with granted(f"a batch of {len(rows)} of {self.images.dtype} {list(self.images.shape[1:])}", "take smaller batches"):
+            return self.images[rows], self.labels[rows]
 
 
 Data = Source | tuple[Array, Array]

@@ -22,6 +22,7 @@ from faltung.codegen.buffers import place
 from faltung.codegen.program import Program, Step
 from faltung.graph.errors import DTypeError, ShapeError, UnsupportedOp
 from faltung.graph.index import Batch
+from faltung.graph.room import granted
 from faltung.graph.tensor import FLOATS, NO_ARRAY, Tensor, changes
 from faltung.runtime import code, facts, plan, rounds, threads
 from faltung.runtime.memory import Arena
@@ -59,6 +60,7 @@ class Memory:
                 totals[which] += -(-slot.bytes[0] // 64) * 64 + 64
         self.made, self.held = (Arena(max(total, 64)) for total in totals)
         self.passing = Arena(64)
+        self.count = 0  # threads that it is made for
         self.rounds: list[rounds.Rounds] = []  # of the largest batch
         self.within: dict[int, rounds.Rounds] = {}
         self.main: plan.Plan | None = None
@@ -67,20 +69,22 @@ class Memory:
 
     def fit(self, batch: int) -> None:
         """Make room for a batch size."""
-        if batch <= self.capacity:
+        count = threads.threads()
+        if batch <= self.capacity and (count == self.count or self.capacity == 1):  # what goes in rounds depends on both
             return
-        few = rounds.rounds(self.program, batch, threads.threads(), facts.last_cache())
-        within = rounds.inner(self.program, few)
-        ends = {k for r in few for k in (r.first, r.last)}
+        batch = max(batch, self.capacity)
+        in_rounds = rounds.rounds(self.program, batch, count, facts.last_cache())
+        within = rounds.inner(self.program, in_rounds)
+        ends = {k for r in in_rounds for k in (r.first, r.last)}
         barriers = [s.barrier or k in ends for k, s in enumerate(self.program.steps)]
-        more = [wait or k in ends for k, wait in enumerate(self._alone())]
-        lives, longer = (rounds.lives(self.program, b, few, within) for b in (barriers, more))
+        alone = [wait or k in ends for k, wait in enumerate(self._alone())]
+        lives, longer = (rounds.lives(self.program, b, in_rounds, within) for b in (barriers, alone))
         offsets, total = place([life for _, life in lives], batch)
         if (found := place([life for _, life in longer], batch))[1] <= total:  # memory is dearer than barriers
             lives, (offsets, total) = longer, found
-            barriers = [barrier or wait for barrier, wait in zip(barriers, more, strict=True)]
+            barriers = [barrier or wait for barrier, wait in zip(barriers, alone, strict=True)]
         self.passing = Arena(max(total, 64))
-        self.rounds, self.within = few, within
+        self.rounds, self.within, self.count = in_rounds, within, count
         self._barriers = barriers  # between these, no two kernels meet in a buffer or in memory that buffers share
         self.offsets |= {n: at for (n, _), at in zip(lives, offsets, strict=True)}
         self.offsets |= {n: self.offsets[self.program.memory(n)] for n, slot in enumerate(self.program.slots) if slot.inside is not None}
@@ -424,7 +428,8 @@ def _as_array(t: Tensor, value: Any) -> Array:
         try:
             if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
                 value = np.from_dlpack(value)
-            value = np.asarray(value)
+            with granted(f"input {t.name!r} as an array", "run fewer examples at a time"):
+                value = np.asarray(value)
         except NO_ARRAY as error:
             raise DTypeError(f"input {t.name!r}: not an array of {t.dtype} ({error})") from None
     array: Array = value

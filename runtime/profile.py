@@ -21,7 +21,7 @@ from faltung.graph.cost import Cost, cost
 from faltung.graph.errors import FaltungError, ShapeError
 from faltung.graph.index import Batch
 from faltung.graph.naming import name
-from faltung.graph.room import amount, room
+from faltung.graph.room import granted
 from faltung.graph.tensor import FLOATS, Tensor
 from faltung.runtime.fusion import Fusion, fusion
 from faltung.runtime.peak import peak
@@ -202,8 +202,10 @@ def explain(model: Model, what: str | int | None = None, arguments: Mapping[str,
     `batch=`, else the largest run so far. Parameters and states are afterwards what they were. Raises ShapeError,
     DTypeError or UnknownKernel.
     """
-    if what == FUSION:
+    if isinstance(what, str) and what == FUSION:
         return fusion(model.program)
+    if what is not None and not isinstance(what, (str, int, np.integer)):
+        raise UnknownKernel(f"explain: a kernel has a number or a name, got {type(what).__name__}; inputs are given by name, as x=…")
     whole = of(model.program, sample(model, arguments or {}))
     return whole if what is None else whole.only(what)
 
@@ -246,13 +248,12 @@ def _made_up(t: Tensor, batch: int) -> Array:
     A scalar may be a learning rate, and is small.
     """
     shape = [batch if isinstance(e, Batch) else e for e in t.shape]
-    size = prod(shape) * 8
-    room(size, f"explain: {amount(size)} for input {t.name!r} {shape}, which is made up,", "explain a smaller batch=")
-    if t.dtype not in FLOATS:
-        return np.zeros(shape, t.dtype)
-    if not shape:
-        return np.array(1e-3, t.dtype)
-    return np.random.default_rng(0).standard_normal(shape).astype(t.dtype)
+    with granted(f"explain: input {t.name!r} {shape}, which is made up", "explain a smaller batch=", prod(shape) * 8):
+        if t.dtype not in FLOATS:
+            return np.zeros(shape, t.dtype)
+        if not shape:
+            return np.array(1e-3, t.dtype)
+        return np.random.default_rng(0).standard_normal(shape).astype(t.dtype)
 
 
 # ---- rows ----

@@ -30,7 +30,7 @@ from faltung.codegen.program import BYTES, Program, Slot, Step
 from faltung.graph.expr import Access, Inside, Size, Value, walk
 from faltung.graph.index import Affine, Batch
 
-MOST_CHOICES = 12  # images at a time: as many as there are threads, and by twos
+MOST_CHOICES = 12  # of images at a time: as many as there are threads, twice, four times as many
 STAYS = 0.5  # of the last level of cache, which others use as well
 ROUND = 80_000  # bytes that memory moves while threads go from one kernel to the next: 2 µs
 Numbers = NDArray[np.float64]
@@ -146,7 +146,7 @@ class _Moved:
         """What kernel k moves for the whole batch; kernels are asked for in order."""
         p, missed, whole = self.passing, self.missed, 0.0
         self.live[: k + 1] = np.maximum(self.live[: k + 1], p.live[k])
-        for before, size in p.found[k]:
+        for before, size in p.found[k]:  # by a kernel before these rounds, or by one of them
             since, between = (total[k + 1] - total[max(before, 0)] for total in (self.touched, self.weights))
             far = before < 0 or self.batch * since + between > self.room
             whole += size * far

@@ -14,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 
 import faltung as ft
 from faltung import nn
-from faltung.graph.tensor import topological
+from faltung.graph.tensor import leaf, topological
 
 # ---- the types ----
 
@@ -183,6 +183,10 @@ TOO_LARGE: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "layers of one number": (lambda: nn.PReLU(2**44), ("PReLU [17592186044416]", str(2**46))),
     "a constant": (lambda: ft.constant(many(2**44), "c"), ("c, a copy", str(2**46))),
     "a parameter": (lambda: ft.parameter(many(2**44), "w"), ("w, a copy", str(2**46))),
+    "weights of an interpolation": (lambda: ft.interpolate(ft.input("x", (1, 1, 2**50)), 2**12, mode="linear"), (f"weights for {2**50}", str(2**65), "parts")),
+    "an optimiser's states": (lambda: ft.optim.Adam().update([leaf("parameter", (2**44,), "float32", "w")], [ft.input("g", (2**44,))]), ("[17592186044416]", str(2**46))),
+    "images": (lambda: ft.datasets.Labelled(many(2**20, 2**22), np.zeros(2**20, np.int64)).take(np.arange(2**20)), (f"batch of {2**20}", str(2**44), "smaller")),
+    "a picture": (lambda: ft.photos.resize(np.zeros((3, 4, 3), np.float32), 2**40), ("3×4 pixels", f"{2**40}×", "smaller")),
     "a value": (lambda: ft.parameter(np.ones(4), "w").assign(many(2**44)), ("w [4]", str(2**46))),
 }  # fmt: skip
 
@@ -250,6 +254,8 @@ def test_what_makes_no_array_is_no_input(model: Any, error: type[Exception]) -> 
         model(x=Refusing(error("detach it")), z=np.zeros((1, 2)))
     with says(ft.DTypeError, "not an array of float32", "detach it"):
         ft.parameter(np.zeros(3), "p").assign(Refusing(error("detach it")))
+    with says(ft.OutOfMemory, "input 'x' as an array", "fewer examples"):
+        model(x=Refusing(MemoryError()), z=np.zeros((1, 2)))
 
 
 def test_precisions_that_do_not_exist() -> None:

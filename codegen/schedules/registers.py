@@ -214,11 +214,12 @@ class Tile(ABC):
         return None
 
     def _reduction_order(self) -> list[str]:
-        """Reduced indices in the order of B's memory, so that B streams."""
-        found: dict[str, None] = {}
-        for axis, _ in self.b.layout.order:
-            for n in self.c.b.index[axis].names:
-                found.setdefault(n)
+        """Reduced indices in the order of B's memory, so that B streams; what B does not have goes around them."""
+        ours, theirs = (
+            dict.fromkeys(n for axis, _ in layout.order for n in read.index[axis].names)
+            for read, layout in ((self.c.a, self.a.layout), (self.c.b, self.b.layout))
+        )
+        found = [*(i for i in ours if i not in theirs), *theirs]
         return [i for i in found if i in self.c.reduced and i not in self.walked]
 
     def _reduced_block(self, i: str) -> int | None:

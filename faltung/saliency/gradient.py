@@ -23,11 +23,14 @@ from faltung.graph.expr import ZERO, Access, Apply, Const
 from faltung.graph.functions import BITS
 from faltung.graph.grad import Rule, grad
 from faltung.graph.parse import LETTERS
+from faltung.graph.room import granted
 from faltung.graph.tensor import Tensor
 from faltung.nn.module import Module
 from faltung.saliency.equations import UNIFORMS, write
 from faltung.saliency.method import Array, Method, Shape, numbers
 from faltung.saliency.target import labels
+
+FEWER = "give it fewer images at a time"
 
 # ---- rules ----
 
@@ -133,10 +136,11 @@ class SmoothGrad(Gradients):
         x = self._images(input_tensor)
         wanted = self._classes(x, targets)
         program = self._program("attributions", x.shape[1:], lambda: self._attributed(x.shape[1:]))
-        total = np.zeros(x.shape)
-        for sample in range(self.samples):
-            total += program(x, np.int64(sample), wanted)
-        return total / self.samples
+        with granted(f"SmoothGrad: a sum for {len(x)} images", FEWER):
+            total = np.zeros(x.shape)
+            for sample in range(self.samples):
+                total += program(x, np.int64(sample), wanted)
+            return total / self.samples
 
     def _attributed(self, shape: Shape) -> Tensor:
         x, sample = self._input(shape), dsl.input("sample", (), "int64")
@@ -163,14 +167,15 @@ class IntegratedGradients(Gradients):
         x = self._images(input_tensor)
         wanted = self._classes(x, targets)
         try:
-            start = np.ascontiguousarray(np.broadcast_to(self.baseline, x.shape), dtype=self.dtype)
+            start = np.broadcast_to(self.baseline, x.shape)
         except ValueError:
             raise ShapeError(f"IntegratedGradients: a baseline of shape {list(self.baseline.shape)} does not broadcast to images {list(x.shape)}") from None
         program = self._program("attributions", x.shape[1:], lambda: self._attributed(x.shape[1:]))
-        total = np.zeros(x.shape)
-        for part in range(self.steps):
-            total += program(x, start, np.asarray((part + 0.5) / self.steps, self.dtype), wanted)
-        return total / self.steps
+        with granted(f"IntegratedGradients: a sum for {len(x)} images", FEWER):
+            total = np.zeros(x.shape)
+            for part in range(self.steps):
+                total += program(x, start, np.asarray((part + 0.5) / self.steps, self.dtype), wanted)
+            return total / self.steps
 
     def _attributed(self, shape: Shape) -> Tensor:
         x, start = self._input(shape), dsl.input("baseline", (None, *shape), self.dtype)

@@ -131,8 +131,8 @@ def _linear(x: Tensor, axis: int, extent: int, ratio: Fraction, align_corners: b
         return _upsampled(x, axis, ratio.denominator)
     last = Fraction(old - 1)
     step = last / (extent - 1) if extent > 1 else Fraction(0)
-    at = [o * step if align_corners else min(max((o + HALF) * ratio - HALF, Fraction(0)), last) for o in range(extent)]
-    with granted(f"interpolate: weights for {old} elements to become {extent}", "interpolate parts of the axis, and ft.cat them"):
+    with granted(f"interpolate: weights for {old} elements to become {extent}", "interpolate parts of the axis, and ft.cat them", extent * old * 8):
+        at = [o * step if align_corners else min(max((o + HALF) * ratio - HALF, Fraction(0)), last) for o in range(extent)]
         weights = np.zeros((extent, old))
         for o, p in enumerate(at):
             for h in range(floor(p), min(floor(p) + 2, old)):

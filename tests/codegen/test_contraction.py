@@ -26,6 +26,7 @@ from faltung.graph import dsl
 from faltung.graph.evaluate import evaluate
 from faltung.graph.grad import grad
 from faltung.graph.index import BATCH, Batch
+from faltung.graph.ops.table import define
 from faltung.graph.pipeline import optimise
 from faltung.graph.tensor import Tensor, topological
 from faltung.runtime import jit
@@ -212,6 +213,21 @@ def test_matrices_with_an_open_number_of_rows(target: Target) -> None:
     """Rows are walked in chunks: full tiles, then smaller and smaller ones."""
     outputs, inputs = Case((19,), (33,)).outputs("float32")
     check(outputs, inputs, target, [0, 1, 2, 5, 16, 29, 67])
+
+
+@targets
+@pytest.mark.parametrize("text, image, taps", [
+    ("Y[n,c] = sum(i: X[n,i] * K[c])", (37,), ()),
+    ("Y[n,c] = sum(i, k: X[n,i,k] * K[c,k])", (5, 19), (19,)),
+    ("Y[n,c] = sum(i, k: X[n,k,i] * K[c,k])", (300, 3), (300,)),
+    ("Y[n,c,o] = sum(i, p: X[n,o+p,i] * K[c,p])", (7, 4), (3,)),
+    ("Y[i,c] = sum(n, j: X[n,i,j] * K[c,j])", (4, 3), (3,)),
+])  # fmt: skip
+def test_sums_over_what_lanes_do_not_have(text: str, image: tuple[int, ...], taps: tuple[int, ...], target: Target) -> None:
+    """A mean behind a 1×1 convolution of one channel is such a sum; one over images is, too."""
+    x, k = dsl.input("x", (None, *image)), dsl.input("k", (33, *taps))
+    y = define(text)(x, k)
+    assert contractions(check([y], [x, k], target, [0, 1, 5])) == 1
 
 
 def test_the_same_bits_for_a_batch_and_for_its_images() -> None:

@@ -77,6 +77,18 @@ def test_every_linear_form_keeps_its_exact_value() -> None:
     assert fold(fused) != fused
 
 
+def test_a_sum_that_is_read_with_several_coefficients_stays_one_sum() -> None:
+    """Each would have weights of its own, and an equation has one sum."""
+    x, k = dsl.input("x", (None, 3, 5), "float64"), dsl.parameter(integers((4, 3, 2), 1), "K", dtype="float64")
+    g = dsl.parameter(integers((4,), 2), "G", dtype="float64")
+    y = ft.define("Y[n,f,i] = X[n,f,i]*G[f] + relu(X[n,f,i]) + G[f]*3")(dsl.conv1d(x, k), g)
+    feed = {x: integers((2, 3, 5), 3)}
+    (folded,) = optimise([y])
+    assert [t.name for t in folded.operands if t.op == "fold"] == ["T"] and str(folded.equation).count("Σ") == 2
+    assert_same(evaluate([y], feed, EXACT)[0], evaluate([folded], feed, EXACT)[0])
+    assert np.array_equal(ft.compile(y)(feed[x]), evaluate([y], feed)[0])
+
+
 def test_what_a_step_changes_is_not_folded() -> None:
     y, _ = exact_case()
     parameters = [t for t in topological([y]) if t.kind == "parameter"]

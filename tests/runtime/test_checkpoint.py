@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -251,6 +252,13 @@ def test_an_unwritable_place_is_a_typed_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be written"):
         files.save_weights(tmp_path / "w.safetensors", {"x": np.zeros(2, np.complex256)})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_fit_is_refused_before_the_library_is_asked(tmp_path: Path) -> None:
+    """It panics where it gets no memory, which `except Exception` does not catch."""
+    part = SimpleNamespace(get_dtype=lambda: "F32", get_shape=lambda: [2**44])
+    with pytest.raises(ft.OutOfMemory, match=str(2**47)):
+        files._array(SimpleNamespace(get_slice=lambda key: part), tmp_path, "w")
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run() -> None:

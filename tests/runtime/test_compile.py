@@ -217,6 +217,15 @@ def test_outputs_that_are_inputs_parameters_constants_and_each_other() -> None:
     assert ft.compile([x])(given)[0].tolist() == [[3, 4]]
 
 
+def test_sums_over_images_that_read_no_image() -> None:
+    """They are no constants: how many images there are is known when the model runs."""
+    x, z, k = ft.input("x", (None, 6, 7)), ft.parameter(np.zeros(()), "z"), ft.parameter(np.ones((6, 7)), "k")
+    total = ft.compile([*ft.grad(((x + z) * k * 2).sum(), [z, k]), ft.grad((x + z).sum(), z), x.sum()])
+    for count in (1, 5, 40):
+        for_z, for_k, ones, whole = total(np.ones((count, 6, 7)))
+        assert (for_z, ones, whole) == (84 * count, 42 * count, 42 * count) and np.array_equal(for_k, np.full((6, 7), 2 * count))
+
+
 def test_constants_only() -> None:
     a = ft.constant(np.arange(6.0).reshape(2, 3))
     model = ft.compile([a * 2, ft.sum(a), ft.matmul(a, ft.transpose(a))])

@@ -154,6 +154,8 @@ def test_kernels_are_chosen_by_number_name_and_schedule() -> None:
     assert all("0.weight" in r.result for r in compiled.explain("0.weight").rows)
     with pytest.raises(UnknownKernel, match="no kernel is called 'nothing'"):
         compiled.explain("nothing")
+    with pytest.raises(UnknownKernel, match="got ndarray; inputs are given by name"):
+        compiled.explain(np.zeros((2, 1)))  # type: ignore[call-overload]
 
 
 def test_loops_and_machine_code() -> None:
