@@ -110,11 +110,11 @@ def test_batches_of_all_sizes_in_any_order() -> None:
     for count, threads in [(1, 2), (7, 2), (3, 3), (7, 1), (0, 2), (40, 2), (13, 2), (1, 1), (40, 3), (39, 2)]:
         ft.set_num_threads(threads)
         assert np.array_equal(model(x[:count]), expected[:count]), (count, threads)
+    assert model._memory.passing.capacity < whole._memory.passing.capacity / 2
     for threads in (1, 4):
         ft.set_num_threads(threads)
         model(x)
         assert model._memory.rounds and all(r.images % threads == 0 for r in model._memory.rounds)
-    assert model._memory.passing.capacity < whole._memory.passing.capacity / 2
 
 
 # ---- what can ----
