@@ -8,16 +8,14 @@ besides its sums (folded normalisation, activation, addition) is in its time and
     %          of the multiply-add peak of all threads, measured before every run
     GB/s       lines of memory that all threads move in the kernels' time: each thread what it reads, and what it writes
                twice, because a line is fetched before it is written
-    memory     the part of the time in which memory moves these lines, one after another, at the bandwidths measured here
-               with as many threads; that a copy takes as long as reading and writing apart do was tried. A line comes from
-               the nearest level that holds all that was touched since the line itself was, in memory as it is placed
-               (traffic.py, reuse.py): a result's lines are those of what lay there before. In a cache of one thread only
-               what this thread touched counts, and no line that goes to and fro between threads
-    from       the level that most of this part of the time goes to
+    memory     the part of the time that memory takes to move these lines and nothing else: measured, in turns with the
+               network, by a run of it in which every kernel has given way to one that reads and writes the same lines by the
+               same threads (traffic.py). Each line is so where the network leaves it, be it in a cache or in that of
+               another processor. Above 100 % the kernel moves them better than that
     bound      by what the layer is bound: `memory` where the lines take longer than the products at the peak
 
-Each kernel moves a line once: what it reads again is taken to be in its first level of cache. A layer that stands in
-several places counts by the median of all of them.
+Each line is moved once in a layer, though a kernel may read it again. A layer that stands in several places counts by
+the median of all of them.
 """
 
 from __future__ import annotations
@@ -33,26 +31,24 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import faltung as ft
 from bench.inference import NETWORKS
 from bench.timing import table
-from bench.traffic import Level, for_one_image, traffic
+from bench.traffic import for_one_image, movers
 from faltung import zoo
-from faltung.codegen.builder import Builder
-from faltung.codegen.target import host
 from faltung.graph.history import ITSELF
 from faltung.graph.tensor import Tensor
-from faltung.runtime import code, plan, profile, threads
-from faltung.runtime.bandwidth import LEAST_BYTES, bandwidth
-from faltung.runtime.facts import machine
-from faltung.runtime.memory import Arena
+from faltung.runtime import profile, threads
 from faltung.runtime.model import Model
+
+Array = NDArray[np.float64]
 
 ACCURACIES = ("strict", "balanced")
 ENOUGH = 85  # % of the peak that a direct kernel should reach unless it is bound by memory
-ROUNDS = 7  # of measuring bandwidth
-VECTORS = 8  # written in one turn
+ROUNDS = 5  # of runs of the network, and of its lines alone
+RUNS = 7  # in a round
 
 
 @dataclass(frozen=True, order=True)
@@ -102,7 +98,6 @@ class Seen:
     share: float  # of the peak
     peak: float
     memory_s: float  # in which memory moves the bytes
-    source: str  # the level that this takes longest for
 
 
 @dataclass(frozen=True)
@@ -118,7 +113,6 @@ class Layer:
     percent: float
     gbytes: float  # a second
     memory: float  # % of the time
-    source: str
     bound: str
 
     @property
@@ -146,8 +140,7 @@ def main(argv: list[str]) -> int:
         found = [_seen(values) for file in a.read for values in json.loads(file.read_text("utf-8"))]
     else:
         number, of = (int(word) for word in a.shard.split("/"))
-        levels = {count: bandwidths(count) for count in a.threads}
-        found = [s for n in a.networks[number - 1 :: of] for accuracy in a.accuracy for s in measure(n, accuracy, levels)]
+        found = [s for n in a.networks[number - 1 :: of] for accuracy in a.accuracy for s in measure(n, accuracy, a.threads)]
     if a.write:
         a.write.write_text(json.dumps([asdict(s) for s in found]), "utf-8")
     rows = layers(found)
@@ -163,55 +156,21 @@ def _seen(values: Mapping[str, Any]) -> Seen:
 # ---- measuring ----
 
 
-def bandwidths(count: int) -> list[Level]:
-    """The caches and what is behind them, nearest first, measured with `count` threads."""
-    facts = machine()
-    threads.set_threads(count)
-    #         level     holds           shared  measured in bytes for each thread
-    levels = (("L1",     facts.l1,       False,  facts.l1 // 2),
-              ("L2",     facts.l2,       False,  facts.l2 // 2),
-              ("L3",     facts.l3,       True,   facts.l3 // (4 * count)),
-              ("memory", sys.maxsize,    True,   2 * max(facts.l2, facts.l3) // count))  # fmt: skip
-    return [
-        Level(name, size, shared, max(bandwidth(each, threads.pool(), ROUNDS)), 2 * max(writing(each)))
-        for name, size, shared, each in levels if each
-    ]  # fmt: skip
-
-
-def writing(size: int) -> list[float]:
-    """Bytes a second that all threads write together, each over and over the `size` bytes of its own; a number for each round."""
-    target, pool = host(), threads.pool()
-    step, turns = VECTORS * target.vector_bytes, max(1, LEAST_BYTES // size)
-    size -= size % step
-    k = Builder("kernel", lanes=target.lanes("f32"))
-    y = k.buffer("y", size=(0, size // 4), written=True)
-    with k.parallel(k.N) as unit, k.loop("turn", 0, turns), k.loop("i", 0, size // 4, step // 4) as i:
-        for n in range(VECTORS):
-            k.store(y, unit * (size // 4) + i + n * (target.vector_bytes // 4), k.const(1.0, k.lanes))
-    kernel = k.finish()
-    loaded, arena = code.build([kernel], target), Arena(size * pool.count)
-    ready = plan.Plan([plan.Step(loaded.address(kernel), (0,), (0, 1))], [arena.pointer(0)], (loaded, arena))
-    seconds = [pool.measure(ready, pool.count)[..., 1].max() for _ in range(ROUNDS)]
-    return [size * turns * pool.count / max(s, 1e-12) for s in seconds]
-
-
-def measure(network: str, accuracy: str, levels: Mapping[int, Sequence[Level]]) -> list[Seen]:
+def measure(network: str, accuracy: str, counts: Sequence[int]) -> list[Seen]:
     """All convolutions of a network, with each number of threads."""
     y = zoo.build(network).eval()(ft.input("image", (None, *zoo.TABLE[network].input)))
     model = ft.compile(y, accuracy=accuracy)
     found = []
-    for count, memory in levels.items():
+    for count in counts:
         threads.set_threads(count)
-        found += seen(model, network, count, accuracy, memory)
+        found += seen(model, network, count, accuracy)
     return found
 
 
-def seen(model: Model, network: str, count: int, accuracy: str, memory: Sequence[Level]) -> list[Seen]:
+def seen(model: Model, network: str, count: int, accuracy: str) -> list[Seen]:
     """The convolutions of a model, run now."""
     program = model.program
-    sample = profile.sample(model, {})
-    working, peaks = sample.working, np.maximum(sample.peaks, 1.0)
-    moves = traffic(model, count, memory)
+    working, peaks, moving, moved = _in_turns(model, count)
     kernels: dict[Tensor, list[int]] = {}
     for n, step in enumerate(program.steps):
         if step.equation in step.tensor.equations:  # not a copy into another layout
@@ -223,15 +182,27 @@ def seen(model: Model, network: str, count: int, accuracy: str, memory: Sequence
         if written is None or described is None:
             continue
         flops = 2 * prod(map(for_one_image, written.shape)) * described.channels // described.groups * prod(described.window)
-        seconds = working[:, numbers].sum(axis=1)
-        waited = np.sum([moves[n].seconds for n in numbers], axis=0)
+        seconds, memory = working[:, numbers].sum(axis=1), moving[:, numbers].sum(axis=1)
         found.append(
             Seen(
-                described, network, count, accuracy, program.steps[numbers[-1]].schedule, flops, round(sum(moves[n].bytes for n in numbers)),
-                float(median(seconds)), float(median(flops / seconds / peaks)), float(median(peaks)), float(waited.sum()), memory[int(waited.argmax())].name,
+                described, network, count, accuracy, program.steps[numbers[-1]].schedule, flops, sum(moved[n] for n in numbers),
+                float(median(seconds)), float(median(flops / seconds / peaks)), float(median(peaks)), float(median(memory)),
             )
         )  # fmt: skip
     return found
+
+
+def _in_turns(model: Model, count: int) -> tuple[Array, Array, Array, list[int]]:
+    """Seconds of the slowest thread (runs, kernels), the peak before each run, the same of what only moves lines, and its bytes."""
+    profile.sample(model, {}, 1)  # there is a plan from now on
+    moves, moved = movers(model, count)
+    pool = threads.pool()
+    samples, moving = [], []
+    for _ in range(ROUNDS):
+        samples.append(profile.sample(model, {}, RUNS))
+        moving += [pool.measure(moves)[..., 1].max(axis=0) for _ in range(RUNS)]
+    peaks = np.concatenate([s.peaks for s in samples])
+    return np.concatenate([s.working for s in samples]), np.maximum(peaks, 1.0), np.array(moving), moved
 
 
 # ---- what is shown ----
@@ -254,7 +225,7 @@ def _layer(name: str, places: Sequence[Seen]) -> Layer:
         _usual(s.schedule for s in places),
         gflops=median(s.flops / s.seconds for s in places) / 1e9, percent=100 * median(s.share for s in places),
         gbytes=median(s.moved / s.seconds for s in places) / 1e9,
-        memory=100 * median(s.memory_s / s.seconds for s in places), source=_usual(s.source for s in places),
+        memory=100 * median(s.memory_s / s.seconds for s in places),
         bound="memory" if memory > arithmetic else "arithmetic",
     )  # fmt: skip
 
@@ -270,12 +241,12 @@ def report(rows: Sequence[Layer]) -> str:
     parts = []
     for accuracy, count in dict.fromkeys((r.accuracy, r.threads) for r in rows):
         chosen = [r for r in rows if (r.accuracy, r.threads) == (accuracy, count)]
-        cells = [[r.name, f"{r.gflops:.0f}", f"{r.percent:.0f}", f"{r.gbytes:.0f}", f"{r.memory:.0f}", r.source, r.bound, r.schedule, r.networks] for r in chosen]
+        cells = [[r.name, f"{r.gflops:.0f}", f"{r.percent:.0f}", f"{r.gbytes:.0f}", f"{r.memory:.0f}", r.bound, r.schedule, r.networks] for r in chosen]
         direct, low = [r for r in chosen if r.direct], [r for r in chosen if r.low]
         title = f"{accuracy}, {count} thread{'s' * (count > 1)}: {len(chosen)} convolutions, {len(direct)} of them direct"
         bound = sum(r.bound == "memory" for r in direct)
         title += f"; of these {bound} are bound by memory, and of the others {len(low)} are below {ENOUGH} % of the peak"
-        head = ["convolution", "GFLOP/s", "%", "GB/s", "memory %", "from", "bound", "schedule", "networks"]
+        head = ["convolution", "GFLOP/s", "%", "GB/s", "memory %", "bound", "schedule", "networks"]
         parts.append(f"{title}\n\n{table(head, cells)}")
     return "\n\n".join(parts)
 

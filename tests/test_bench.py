@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from dataclasses import replace
 
@@ -10,10 +11,11 @@ import pytest
 
 import faltung as ft
 from bench.layers import Seen, Shape, layers, report, seen, shape
-from bench.reuse import Span, reuse
 from bench.timing import Timing, in_turns, table
-from bench.traffic import Level, traffic
-from faltung.runtime.threads import set_threads, threads
+from bench.traffic import TURN, Walk, mover, movers
+from faltung.codegen.interpret import run
+from faltung.codegen.target import host
+from faltung.runtime.threads import pool, set_threads, threads
 
 
 def test_rounds_are_taken_in_turns() -> None:
@@ -47,7 +49,6 @@ def test_a_table_lines_up() -> None:
 
 # ---- layers of networks ----
 
-MEMORY = [Level("all", 1 << 40, True, 1e9, 1e9)]
 SQUARE = Shape(16, 32, 1, (8, 8), (3, 3), (2, 2), (1, 1))
 
 
@@ -66,15 +67,14 @@ def test_a_convolution_is_described_from_its_equation() -> None:
 def test_layers_are_seen_inside_their_network() -> None:
     x, k = ft.input("x", (1, 16, 8, 8)), weights(32, 16, 3, 3)
     y = ft.max_pool2d(ft.relu(ft.conv2d(x, k, stride=2, padding=1)), 2)
-    memory = [Level("near", 0, False, 1e12, 1e12), Level("far", 1 << 40, True, 1e9, 5e8)]
     count = 2 if threads() > 1 else 1
     set_threads(count)
-    (found,) = seen(ft.compile(y, accuracy="strict"), "small", count, "strict", memory)
+    (found,) = seen(ft.compile(y, accuracy="strict"), "small", count, "strict")
     assert found.shape == SQUARE and found.flops == 2 * 16 * 32 * 9 * 16
     halo = 4 * 16 * (10 * 10)  # of the image; a thread may read a line of it that another one reads too
     least = 4 * 16 * 32 * 9 + 4 * 16 * 64 + 2 * 4 * 32 * 16
     assert least <= found.moved <= 4 * 16 * 32 * 9 * count + halo * count + 2 * 4 * 32 * 16
-    assert found.source == "far" and least / 1e9 / count <= found.memory_s <= found.moved / 5e8
+    assert found.memory_s > 0
 
 
 def test_one_thread_moves_every_line_once() -> None:
@@ -82,55 +82,56 @@ def test_one_thread_moves_every_line_once() -> None:
     x, k = ft.input("x", (1, 16, 8, 8)), weights(32, 16, 1, 1)
     model = ft.compile(ft.relu(ft.conv2d(x, k, stride=2)), accuracy="strict")
     model(np.zeros((1, 16, 8, 8), np.float32))
-    (moved,) = [m for m, s in zip(traffic(model, 1, MEMORY), model.program.steps, strict=True) if s.tensor.op.startswith("conv") or "contraction" in s.schedule]
+    (moved,) = [m for m, s in zip(movers(model, 1)[1], model.program.steps, strict=True) if s.tensor.op.startswith("conv") or "contraction" in s.schedule]
     lines = 4 * 16 * 32 + 2 * 4 * 32 * 16
     passed = 4 * 16 * (7 * 8 + 7) / 4  # every other row and column, up to the last pixel that is read
-    assert lines + 4 * 16 * 16 * 0.9 <= moved.bytes <= lines + passed + 64
-    assert moved.seconds.tolist() == [pytest.approx(moved.bytes / 1e9)]
+    assert lines + 4 * 16 * 16 * 0.9 <= moved <= lines + passed + 64
 
 
-def test_distances_are_those_of_the_lines_touched_one_by_one() -> None:
-    rng = np.random.default_rng(0)
-    for count in (1, 2, 3):
-        steps = [[[_span(rng) for _ in range(rng.integers(0, 4))] for _ in range(count)] for _ in range(9)]
-        for n, (step, found) in enumerate(zip(steps, reuse(steps), strict=True)):
-            for t, (spans, each) in enumerate(zip(step, found, strict=True)):
-                for span, f in zip(spans, each, strict=True):
-                    expected = [_distance(steps, n, t, line, span.written) for line in range(span.first, span.last)]
-                    pieces = list(zip(f.own.repeat(f.lines.astype(int)), f.shared.repeat(f.lines.astype(int)), strict=True))
-                    assert pieces == expected
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_movers_write_all_results_and_nothing_else(count: int) -> None:
+    before = threads()
+    set_threads(count)
+    try:
+        x, k, few = ft.input("x", (1, 16, 9, 9)), weights(48, 16, 3, 3), weights(16, 48, 1, 1)
+        y = ft.conv2d(ft.relu(ft.conv2d(x, k, padding=1)), few)
+        model = ft.compile(y, accuracy="strict")
+        image = np.random.default_rng(0).integers(-2, 3, (1, 16, 9, 9)).astype(np.float32)
+        expected = model(image)
+        assert not (expected == 1.0).all()
+        pool().run(movers(model, count)[0])
+        assert (_result(model) == 1.0).all()
+        assert (model(image) == expected).all()  # weights, inputs and halos are what they were
+    finally:
+        set_threads(before)
 
 
-def _span(rng: np.random.Generator) -> Span:
-    first = int(rng.integers(0, 30))
-    return Span(first, first + int(rng.integers(1, 8)), bool(rng.integers(0, 2)))
+def _result(model: ft.Model) -> np.ndarray:
+    """The memory of the result, as it lies."""
+    assert model.plan is not None
+    number = model.program.steps[-1].buffers[-1]
+    elements = sum(model.program.slots[number].size)
+    return np.array((ctypes.c_float * elements).from_address(model.plan.addresses[number]))
 
 
-def _distance(steps: list[list[list[Span]]], n: int, t: int, line: int, written: bool) -> tuple[float, float]:
-    """Own and shared distance of a line, going back step by step through two runs."""
-    back = [*steps, *steps[:n]][::-1]
-    touched = [[{x for s in spans for x in range(s.first, s.last)} for spans in step] for step in back]
-    wrote = [[{x for s in spans if s.written for x in range(s.first, s.last)} for spans in step] for step in back]
-    own = _back([step[t] for step in touched], line)
-    for mine, here in zip(wrote if written else touched, touched if written else wrote, strict=True):
-        if line in mine[t]:
-            break
-        if any(line in other for k, other in enumerate(here) if k != t):
-            own = float("inf")
-    return own, _back([set().union(*step) for step in touched], line)
+@pytest.mark.parametrize("lines", [1, TURN - 1, TURN, TURN + 1, 5 * TURN + 3])
+def test_a_mover_goes_all_of_its_walks(lines: int) -> None:
+    half = lines // 2 + 1
+    reads, writes = [Walk(110, 110 + lines), Walk(120, 121)], [Walk(300, 300 + half, written=True), Walk(300 + half, 301 + lines, written=True)]
+    memory, total = np.zeros((400, 16), np.float32), np.zeros((2, 16), np.float32)
+    memory[10 : 10 + lines] = 1
+    run(mover(host(), list(zip(reads, writes, strict=True)), 100), {"memory": memory.ravel(), "total": total.ravel()}, 0, 0, 2)
+    assert memory[200:].all(axis=1).nonzero()[0].tolist() == [*range(lines + 1)] and memory[200:].sum() == 16 * (lines + 1)
+    assert lines <= total[0].sum() / 16 <= 1.5 * lines + 1  # what turns do not divide is read twice
 
 
-def _back(back: list[set[int]], line: int) -> float:
-    passed: set[int] = set()
-    for touched in back:
-        passed |= touched
-        if line in touched:
-            return len(passed)
-    return float("inf")
+def test_every_second_line_is_half_of_them() -> None:
+    whole = Walk(0, 101)
+    assert (whole.lines, replace(whole, skip=2).lines, replace(whole, written=True).bytes) == (101, 51, 2 * 64 * 101)
 
 
 def test_a_shape_is_one_row_and_says_what_it_is_bound_by() -> None:
-    fast, slow = (Seen(SQUARE, "a", 1, "strict", "contraction, tile 1×2", 100, 30, s, 0.9, 100.0, 0.5, "L2") for s in (1.25, 1.75))
+    fast, slow = (Seen(SQUARE, "a", 1, "strict", "contraction, tile 1×2", 100, 30, s, 0.9, 100.0, 0.5) for s in (1.25, 1.75))
     (row,) = layers([fast, slow])
     assert row.gflops == pytest.approx((80 + 100 / 1.75) / 2 / 1e9) and row.bound == "arithmetic" and row.direct and not row.low
     far = replace(fast, share=0.4, memory_s=1.1, network="b")
