@@ -124,8 +124,8 @@ class Lowering:
             return found
         if fn in ARITHMETIC:
             return loops.binary(ARITHMETIC[fn], *floats)
-        if fn == "relu":  # NaN is not <= 0, so it passes
-            return k.let(k.select(floats[0] <= 0, 0, floats[0]), "relu")
+        if fn == "relu":  # one instruction, which lets NaN pass
+            return k.let(k.max(0, floats[0]), "relu")
         return k.let(k.call(fn, *floats), fn)
 
     def _over_residues(self, e: Apply, values: Sequence[Expr]) -> Expr | None:
@@ -205,11 +205,17 @@ class Lowering:
         bound = self.wide(self.k.convert(limit, "i32"))
         inside = (total >= 0) & (total < bound)
         if form.den != 1:
-            # the remainder of a value that may be negative: compare with the value rebuilt from its quotient
-            scalar = value_of(whole, self.places)
-            even = (self.k.fdiv(scalar, form.den) * form.den).equals(scalar)
-            inside = inside & self.wide(even)
+            inside = inside & self._divides(whole, form.den)
         return inside
+
+    def _divides(self, form: Affine, by: int) -> Expr:
+        """In which lanes the value, which may be negative, is a multiple of `by`."""
+        first = value_of(form, self.places)
+        if self.lane is None or not (step := form.coefficient(self.lane) % by):  # alike in all lanes
+            return self.wide((self.k.fdiv(first, by) * by).equals(first))
+        rest = loops.splat(first - self.k.fdiv(first, by) * by, self.lanes)
+        lane = self.k.lane_index(self.lanes, "i64") * loops.const(step, loops.type_of("i64", self.lanes))
+        return loops.binary("%", rest + lane, by).equals(0)
 
     # ---- reads ----
 
@@ -221,8 +227,11 @@ class Lowering:
         checks, mask = self._checks(e, m.layout, neutral)
         if not checks:
             return self._fetch(m, e, step, mask, neutral)
-        ok = self.k.let(_all(checks), "inside")
+        every = _all(checks)
         lanes = self.lanes if step else 1
+        if isinstance(every, loops.Const) and not every.value:  # nowhere inside: there is no address
+            return loops.const(_number(neutral, m.buffer.elem), loops.type_of(m.buffer.elem, lanes))
+        ok = self.k.let(every, "inside")
         held = self.k.register("read", loops.const(_number(neutral, m.buffer.elem), loops.type_of(m.buffer.elem, lanes)))
         with self.k.when(ok):
             self.k.set(held, self._fetch(m, e, step, mask, neutral))
