@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 import numpy as np
 
 from faltung.codegen.buffers import place
-from faltung.codegen.program import Program, Step
+from faltung.codegen.program import Program, Step, counts_images
 from faltung.graph.errors import DTypeError, ShapeError, UnsupportedOp
 from faltung.graph.index import Batch
 from faltung.graph.room import granted
 from faltung.graph.tensor import FLOATS, NO_ARRAY, Tensor, changes
 from faltung.runtime import code, facts, plan, rounds, threads
 from faltung.runtime.memory import Arena
-from faltung.runtime.outgrown import outgrown
+from faltung.runtime.outgrown import fitting
 from faltung.runtime.reached import reached
 from faltung.runtime.stages import stages
 from faltung.runtime.waits import waits
@@ -185,18 +185,16 @@ class Model:
         steps = [*program.prepare, *program.steps]
         self.program = program
         self._code = code.build((s.kernel for s in steps), program.target)
-        try:
+        with fitting(program):
             self._memory = Memory(program, self._code, origins)
-        except MemoryError as reason:
-            raise outgrown(program, 0, reason) from reason
         self._single = single
         self._copied = [sum(sizes) for sizes in zip((0, 0), *(program.slots[n].bytes for n in program.outputs), strict=True)]
         self._inputs = program.inputs
         self._numbers = [program.buffer[t] for t in self._inputs]
         self._open = [bool(t.shape) and isinstance(t.shape[0], Batch) for t in self._inputs]
-        if not any(self._open) and any(slot.size[1] for slot in program.slots):
+        if not any(self._open) and (any(slot.size[1] for slot in program.slots) or any(counts_images(s.equation) for s in steps)):
             raise ShapeError(
-                "the result has the open batch axis, but reads no input that has it, so nothing says how large the batch is; "
+                "the result depends on the open batch size, but reads no input that has it, so nothing says how large the batch is; "
                 "give the input a fixed first extent instead of None"
             )
         names = [t.name for t in self._inputs]
@@ -285,21 +283,18 @@ class Model:
         """
         arrays = [self._checked(t, arguments[t.name]) for t in self._inputs]
         batch, found = self._batch(arrays), []
-        try:
-            with self._bound(arrays, batch):
-                held = self._memory.held.view(0, "uint8", self._memory.held.capacity)
-                saved = held.copy() if self._updated else None
-                try:
-                    for _ in range(runs):
-                        given = before()
-                        self._write(arrays, batch)
-                        assert self._memory.main is not None
-                        found.append((threads.pool().measure(self._memory.main, batch), given))
-                finally:
-                    if saved is not None:
-                        held[:] = saved
-        except MemoryError as reason:
-            raise outgrown(self.program, batch, reason) from reason
+        with fitting(self.program, batch), self._bound(arrays, batch):
+            held = self._memory.held.view(0, "uint8", self._memory.held.capacity)
+            saved = held.copy() if self._updated else None
+            try:
+                for _ in range(runs):
+                    given = before()
+                    self._write(arrays, batch)
+                    assert self._memory.main is not None
+                    found.append((threads.pool().measure(self._memory.main, batch), given))
+            finally:
+                if saved is not None:
+                    held[:] = saved
         return batch, found
 
     # ---- arguments ----
@@ -336,15 +331,12 @@ class Model:
     def _run(self, values: Sequence[Any]) -> Any:
         arrays = [self._checked(t, v) for t, v in zip(self._inputs, values, strict=True)]
         batch = self._batch(arrays)
-        try:
-            with self._bound(arrays, batch):
-                assert self._memory.main is not None
-                np.empty(self._copied[0] + self._copied[1] * batch, np.uint8)  # what does not fit is refused before anything is updated
-                threads.run(self._memory.main, batch)
-                self._lend()
-                results = [self._memory.read(n, batch) for n in self.program.outputs]
-        except MemoryError as reason:
-            raise outgrown(self.program, batch, reason) from reason
+        with fitting(self.program, batch), self._bound(arrays, batch):
+            assert self._memory.main is not None
+            np.empty(self._copied[0] + self._copied[1] * batch, np.uint8)  # what does not fit is refused before anything is updated
+            threads.run(self._memory.main, batch)
+            self._lend()
+            results = [self._memory.read(n, batch) for n in self.program.outputs]
         return results[0] if self._single else results
 
     @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 
 from faltung.codegen.program import Program
@@ -10,8 +12,16 @@ from faltung.graph.index import Batch
 from faltung.graph.room import amount, refused
 
 
-def outgrown(program: Program, batch: int, reason: MemoryError) -> OutOfMemory:
-    """The error to raise for one that a program met at a batch size (0 where it has none yet)."""
+@contextmanager
+def fitting(program: Program, batch: int = 0) -> Iterator[None]:
+    """Raises OutOfMemory, in words about the program at a batch size (0 where it has none yet), for a MemoryError of the block."""
+    try:
+        yield
+    except MemoryError as reason:
+        raise _outgrown(program, batch, reason) from reason
+
+
+def _outgrown(program: Program, batch: int, reason: MemoryError) -> OutOfMemory:
     slots = [s for s in program.slots if s.tensor is not None]
     largest = max(slots, key=lambda s: s.bytes[0] + s.bytes[1] * batch, default=None)
     if largest is None or (t := largest.tensor) is None:

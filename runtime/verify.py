@@ -38,7 +38,7 @@ from faltung.graph.tensor import FLOATS, Tensor, topological
 from faltung.runtime import code, image
 from faltung.runtime.facts import measured
 from faltung.runtime.model import Model
-from faltung.runtime.outgrown import outgrown
+from faltung.runtime.outgrown import fitting
 from faltung.runtime.residues import evaluate
 
 Array = np.ndarray[Any, Any]
@@ -132,11 +132,9 @@ def verify(
         machine = replace(machine, vector_bytes=machine.vector_bytes // 2)
     say("choosing kernels over residues")
     program = lower(outputs, updates, machine, exact=True, accuracy=accuracy, choose=choose)
-    try:
+    with fitting(program, batch):
         say(f"compiling the kernels of {len(by_equation([*program.prepare, *program.steps]))} equations")
         return Report(tuple(Verification(program, batch, seed).lines(say)))
-    except MemoryError as reason:
-        raise outgrown(program, batch, reason) from reason
 
 
 def _graph_of(program: Program) -> tuple[list[Tensor], dict[Tensor, Tensor]]:
