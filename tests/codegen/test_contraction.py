@@ -282,7 +282,7 @@ def test_errors_of_long_sums_stay_small() -> None:
     assert errors["strict"] < 7e-7 < errors["balanced"]
 
 
-@pytest.mark.parametrize("name, channels, filters, extent", [("avx512", 64, 64, 28), ("avx512", 64, 32, 7), ("avx2", 32, 16, 12), ("avx2", 32, 16, 7), ("avx2", 32, 24, 7), ("avx512", 64, 24, 28), ("avx512", 64, 40, 28)])
+@pytest.mark.parametrize("name, channels, filters, extent", [("avx512", 64, 64, 28), ("avx512", 64, 32, 7), ("avx2", 32, 16, 12), ("avx2", 32, 16, 7), ("avx2", 32, 24, 7), ("avx512", 64, 24, 28), ("avx512", 64, 40, 28), ("avx512", 64, 16, 28)])
 @pytest.mark.parametrize("taps", [1, 3])
 @pytest.mark.parametrize("terms", [64, 4096])
 def test_no_vector_is_spilled(name: str, channels: int, filters: int, extent: int, taps: int, terms: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +305,8 @@ def test_a_vector_holds_two_points_where_half_of_it_is_air(filters: int, shared:
     (y, *_), _ = case.outputs("float32")
     (step,) = [s for s in lower([y], {}, named("avx512")).steps if s.schedule.startswith("contraction")]
     *tile, vectors = (int(n) for n in step.schedule.split(" ")[-1].split("×"))
-    products = show.text(step.kernel).count(" += ")
+    steps = 4 if vectors == 1 else 1  # written out
+    products = show.text(step.kernel).count(" += ") // steps
     assert products == (prod(tile) * vectors - prod(tile) // 2 if shared else prod(tile) * vectors)
 
 
