@@ -160,7 +160,7 @@ def lower(
     return _Lowering(outputs, updates, target, exact, accuracy, choose).program()
 
 
-def _counts_images(eq: Equation) -> bool:
+def counts_images(eq: Equation) -> bool:
     """Whether what an equation sums up depends on how many images there are, whatever it reads."""
     counted = any(isinstance(e, (Size, Inside)) and isinstance(e.extent, Batch) for e in walk(eq.expr))
     return counted or any(isinstance(eq.extent[i], Batch) for i in eq.bound)
@@ -238,7 +238,7 @@ class _Lowering:
 
     def _emit(self, t: Tensor, task: Task, numbers: list[int], result: int, fixed: bool) -> None:
         choice = self._choice(replace(task, clears=self._clears(result)))
-        images = _counts_images(task.equation)  # how many there will be is known in a run alone
+        images = counts_images(task.equation)  # how many there will be is known in a run alone
         scratch = [self._slot(Slot("temporary", t.dtype, None, size)) for size in choice.plan.scratch]
         for work in choice.plan.works:
             buffers = tuple(result if a == RESULT else numbers[a] if a >= 0 else scratch[-2 - a] for a in work.arguments)
