@@ -142,15 +142,33 @@ def evaluate(
 
 def run(eq: Equation, operands: Sequence[Array], out: Array, batch: int, arithmetic: Arithmetic = FLOAT) -> None:
     """Evaluate one equation into `out` (elements that the left side does not hit are left alone)."""
+    value = right_side(eq, operands, batch, arithmetic)
+    grid = _grid(eq.free, eq, batch)
+    places = [np.broadcast_to(_form(a, grid)[0], value.shape) for a in eq.lhs]
+    out[tuple(places)] = value if value.shape else value[()]  # not an array within an array of objects
+
+
+def _grid(order: Sequence[str], eq: Equation, batch: int) -> dict[str, Array]:
+    """Every index counting along an axis of its own."""
+    return {i: np.arange(_size(eq.extent[i], batch)).reshape([-1 if j == i else 1 for j in order]) for i in order}
+
+
+def _form(a: Affine, grid: Mapping[str, Array]) -> tuple[Array, Array]:
+    """The values of an index form, and where it divides."""
+    total = np.asarray(a.const + sum(c * grid[n] for n, c in a.terms))
+    return total // a.den, total % a.den == 0
+
+
+def right_side(eq: Equation, operands: Sequence[Array], batch: int, arithmetic: Arithmetic = FLOAT) -> Array:
+    """The right side at all points of the free indices, one axis each; not to be written to."""
     order = (*eq.free, *eq.bound)
-    sizes = {i: _size(eq.extent[i], batch) for i in order}
-    grid = {i: np.arange(sizes[i]).reshape([-1 if j == i else 1 for j in order]) for i in order}
-    full = tuple(sizes[i] for i in order)
+    grid = _grid(order, eq, batch)
+    full = tuple(_size(eq.extent[i], batch) for i in order)
     frees = len(eq.free)
+    dtype = np.float64 if arithmetic is FLOAT else object
 
     def form(a: Affine) -> tuple[Array, Array]:
-        total = np.asarray(a.const + sum(c * grid[n] for n, c in a.terms))
-        return total // a.den, total % a.den == 0
+        return _form(a, grid)
 
     def read(e: Access, outside: float) -> Array:
         source = operands[e.slot]
@@ -162,7 +180,7 @@ def run(eq: Equation, operands: Sequence[Array], out: Array, batch: int, arithme
             inside = inside & ok
             places.append(np.where(ok, at, 0))
         if 0 in source.shape:
-            return np.full(np.broadcast_shapes(*(p.shape for p in places)), arithmetic.number(outside), dtype=out.dtype)
+            return np.full(np.broadcast_shapes(*(p.shape for p in places)), arithmetic.number(outside), dtype=dtype)
         if not places:
             return np.asarray(source)
         return np.where(inside, source[tuple(np.broadcast_arrays(*places))], arithmetic.number(outside))
@@ -170,7 +188,7 @@ def run(eq: Equation, operands: Sequence[Array], out: Array, batch: int, arithme
     def visit(e: Expr, outside: float) -> Any:
         match e:
             case Const():
-                return np.asarray(arithmetic.number(e.value), dtype=out.dtype)
+                return np.asarray(arithmetic.number(e.value), dtype=dtype)
             case Access():
                 return read(e, outside)
             case Value():
@@ -179,7 +197,7 @@ def run(eq: Equation, operands: Sequence[Array], out: Array, batch: int, arithme
                 at, divides = form(e.form)
                 return arithmetic.array((divides & (at >= 0) & (at < _size(e.extent, batch))).astype(int))
             case Size():
-                return np.asarray(arithmetic.number(_size(e.extent, batch)), dtype=out.dtype)
+                return np.asarray(arithmetic.number(_size(e.extent, batch)), dtype=dtype)
             case Reduce():
                 body = np.broadcast_to(visit(e.body, NEUTRAL[e.kind]), full)
                 reduced = arithmetic.reduce(e.kind, body, len(e.indices))
@@ -195,9 +213,7 @@ def run(eq: Equation, operands: Sequence[Array], out: Array, batch: int, arithme
         raise TypeError(e)
 
     value = visit(eq.expr, 0.0)
-    value = np.broadcast_to(value, full[:frees] + (1,) * (len(order) - frees)).reshape(full[:frees])
-    places = [np.broadcast_to(form(a)[0].reshape(form(a)[0].shape[:frees] or ()), full[:frees]) for a in eq.lhs]
-    out[tuple(places)] = value if value.shape else value[()]  # not an array within an array of objects
+    return np.broadcast_to(value, full[:frees] + (1,) * (len(order) - frees)).reshape(full[:frees])
 
 
 def _size(extent: Extent, batch: int) -> int:
