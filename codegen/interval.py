@@ -33,7 +33,7 @@ class Interval:
     @property
     def constant(self) -> int:
         """The whole number that it is everywhere; 0 where it is none."""
-        alike = isinstance(self.lo, float) and self.lo == self.hi and not self.slope and np.isfinite(self.lo)
+        alike = isinstance(self.lo, float) and isinstance(self.hi, float) and self.lo == self.hi and not self.slope and np.isfinite(self.lo)
         return int(self.lo) if alike else 0
 
     def at(self, kept: NDArray[np.intp]) -> Interval:

@@ -228,7 +228,7 @@ class Lowering:
         if not checks:
             return self._fetch(m, e, step, mask, neutral)
         every = _all(checks)
-        lanes = self.lanes if step else 1
+        lanes = self.lanes if step or mask is not None else 1
         if isinstance(every, loops.Const) and not every.value:  # nowhere inside: there is no address
             return loops.const(_number(neutral, m.buffer.elem), loops.type_of(m.buffer.elem, lanes))
         ok = self.k.let(every, "inside")
@@ -239,7 +239,7 @@ class Lowering:
 
     def _fetch(self, m: Memory, e: Access, step: int, mask: Expr | None, neutral: float) -> Expr:
         k, address = self.k, m.layout.address(e.index, self.places)
-        if step == 0:
+        if step == 0 and mask is None:
             return k.load(m.buffer, address, 1)
         if self.tail is not None and not self._padded(e, m.layout):
             alive = k.below(self.tail, self.lanes)

@@ -27,6 +27,7 @@ from faltung.graph import functions, naming
 from faltung.graph.equation import Equation, make, used_indices
 from faltung.graph.errors import UnsupportedOp
 from faltung.graph.expr import (
+    NEUTRAL,
     ONE,
     ZERO,
     Access,
@@ -38,10 +39,12 @@ from faltung.graph.expr import (
     Size,
     Value,
     apply,
+    const,
     reduction,
     reindex,
     replace,
     reslot,
+    rewrite,
     walk,
 )  # fmt: skip
 from faltung.graph.index import Affine, Batch, Extent, always_inside, mixed_radix
@@ -168,10 +171,28 @@ def _inner(output: Tensor, eq: Equation, reduce: Reduce, access: Access, scope: 
             output.operands, dtype="int32", op="arg" + reduce.kind,
         )  # fmt: skip
         at = Access(scope.slot(chosen, "A"), tuple(Affine.of(i) for i in eq.free))
-        return _times(apply("eq", at, Value(position(reduce.indices, eq.extent))), body)
+        return _times(apply("eq", at, Value(position(reduce.indices, eq.extent))), _outside_kept(body, access, reduce.kind, eq, output.operands))
     if reduce.kind in ("argmax", "argmin"):
         return ZERO
     raise UnsupportedOp(f"{eq}: a {reduce.kind} reduction has no derivative")
+
+
+def _outside_kept(factor: Expr, access: Access, kind: str, eq: Equation, operands: Sequence[Tensor]) -> Expr:
+    """A factor of a maximum as one of a sum, where reads outside would be 0: they are written as what they were.
+
+    What it is the derivative by has none outside.
+    """
+
+    def change(e: Expr) -> Expr | None:
+        if not isinstance(e, Access) or e is access:
+            return None
+        inside = ONE
+        for form, extent in zip(e.index, operands[e.slot].shape, strict=True):
+            if not always_inside(form, extent, eq.extent):
+                inside = _times(inside, Inside(form, extent))
+        return apply("add", e, _times(const(NEUTRAL[kind]), apply("eq", inside, ZERO))) if inside is not ONE else None
+
+    return rewrite(factor, change)
 
 
 def position(indices: tuple[str, ...], extents: dict[str, Extent]) -> Affine:

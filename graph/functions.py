@@ -77,6 +77,11 @@ def _exact_div(a: Any, b: Any) -> Any:
     return a / b if b else math.nan
 
 
+def _mul(a: Any, b: Any) -> Any:
+    with np.errstate(invalid="ignore"):  # ∞·[false] is 0 in the end
+        return np.multiply(a, b)
+
+
 def _div(a: Any, b: Any) -> Any:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.true_divide(a, b)
@@ -127,7 +132,7 @@ _ROWS = [
     #        name       NumPy            exact                       derivative                                                   Unicode          LaTeX                            binding
     Function("add",     np.add,          lambda a, b: a + b,         lambda sp, a, b: a + b, lambda a, b, y: (ONE, ONE),                                  "{} + {}",       "{} + {}",                       1),
     Function("sub",     np.subtract,     lambda a, b: a - b,         lambda sp, a, b: a - b, lambda a, b, y: (ONE, const(-1)),                            "{} - {}",       "{} - {}",                       1),
-    Function("mul",     np.multiply,     lambda a, b: a * b,         lambda sp, a, b: a * b, lambda a, b, y: (b, a),                                      "{}·{}",         r"{} \, {}",                     2),
+    Function("mul",     _mul,            lambda a, b: a * b,         lambda sp, a, b: a * b, lambda a, b, y: (b, a),                                      "{}·{}",         r"{} \, {}",                     2),
     Function("div",     _div,            _exact_div,                 lambda sp, a, b: a / b, lambda a, b, y: (apply("div", ONE, b), apply("neg", apply("div", y, b))), "{}/{}", r"\frac{{{}}}{{{}}}",      2),
     Function("neg",     np.negative,     lambda a: -a,               lambda sp, a: -a, lambda a, y: (const(-1),),                                   "-{}",           "-{}",                           3),
     Function("exp",     np.exp,          None,                       lambda sp, a: sp.exp(a), lambda a, y: (y,),                                           "exp({})",       r"\exp({})"),

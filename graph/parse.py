@@ -2,7 +2,7 @@
 
     equation = NAME "[" slots "]" "=" expr
     expr     = term (("+" | "-") term)*            term = factor (("*" | "·" | "/") factor)*
-    factor   = NUMBER | NAME | "-" factor | "(" expr ")" | "|" expr "|"
+    factor   = NUMBER | inf | NAME | "-" factor | "(" expr ")" | "|" expr "|"
              | NAME "[" slots "]"                   an operand read at affine indices
              | REDUCE "(" indices ":" expr ")"      REDUCE = sum max min argmax argmin
              | "Σ_{" indices "}" term               what the printer writes; also max_{…}, min_{…}
@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from math import prod
+from math import inf, prod
 from typing import cast
 
 from faltung.graph.equation import Equation, check, make
@@ -162,7 +162,7 @@ def _build(
                 rounded = "e" in digits.lower() or ("." in digits and len(digits) > 12)  # as expr.const has it
                 return float(digits) if rounded else Fraction(digits)
             case ("name", str(name)):
-                value = attributes.get(name)
+                value = attributes.get(name, inf if name == "inf" and name not in indices else None)
                 if isinstance(value, (int, float, Fraction)):
                     return value if isinstance(value, float) else Fraction(value)
                 raise EquationError(f"{text}: {name} is not a number that was given")
@@ -222,7 +222,7 @@ def _build(
             case ("name", str(name)):
                 if name in indices:
                     return Value(Affine.of(name))
-                if name in attributes:
+                if name in attributes or name == "inf":
                     return const(number(node))
                 if name == "N":
                     return Size(BATCH)

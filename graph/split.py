@@ -47,9 +47,10 @@ def split_residues(t: Tensor) -> Tensor | None:
 def residues(eq: Equation) -> list[Equation]:
     """The dense equations that one equation with divisions splits into."""
     forms = dict.fromkeys(form for form in _forms(eq) if form.den != 1)
+    alone = [n for place in eq.lhs if len(place.names) == 1 for n in place.names]  # digits of an axis must count through all of it
     period: dict[str, int] = {}
     for form in forms:
-        for n in eq.free:
+        for n in alone:
             c = form.coefficient(n)
             if c:
                 period[n] = lcm(period.get(n, 1), form.den // gcd(form.den, c))

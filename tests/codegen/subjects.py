@@ -165,6 +165,8 @@ SUBJECTS: list[Subject] = [  # the quickest first
     small("windows in brackets",   plainly(define("Y[i<9] = sum(p<3: X[i+p] * [0 ≤ i+p-2 < 6])"), (12,)), 0),
     small("sum over images",       plainly(lambda x: dsl.sum(x, (0, 2)), (N, 3, 11)), 5),
     small("two reduced indices",   plainly(define("Y[n] = sum(i<3,p: X[n,i+p-1] * W[i,p])"), (N, 3), (3, 3))),
+    small("every fourth one",      plainly(define("Y[i] = sum(v: X[v] * [0 ≤ (5-3*v+i)/4 < 6]) * Z[i]"), (13,), (3,)), 0),
+    small("steps that cancel",     plainly(define("Y[i,f] = X[3-f,f-2,i] + Z[i,f]"), (5, 1, 2), (2, 9)), 0),
     small("reads outside",         plainly(define("Y[i<4,j<5] = X[i+1,j+1] - X[i-1,j-1]"), (4, 5)), 0),
     small("matrices, few rows",    plainly(dsl.matmul, (2, 3), (3, 24)), 0),
     small("index as a number",     plainly(define("Y[n,i] = X[n,i] * [2*i < 2*T[n]]"), (N, 6), (N,), labels=1), 61),

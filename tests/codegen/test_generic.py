@@ -90,6 +90,11 @@ CASES: dict[str, tuple[Build, tuple[tuple[int | None, ...], ...]]] = {
     "max pooling 3-D": (through(lambda x: dsl.max_pool3d(x, 2, 1, dilation=2)), ((2, 2, 4, 3, 5),)),
     "average pooling": (through(lambda x: dsl.avg_pool2d(x, (2, 4), 2, (1, 2))), ((N, 5, 5, 7),)),
     "masked sums": (own("L[] = sum(n,k: -[T[n] = k] * X[n,k])"), ((N,), (N, 10))),
+    "every second one": (own("Y[n] = sum(v: X[n,v] * [0 ≤ v/2 < 5])"), ((N, 19),)),
+    "every fourth one, backwards": (own("Y[i] = sum(v: X[v] * [0 ≤ (5-3*v+i)/4 < 6]) * Z[i]"), ((37,), (17,))),
+    "lanes whose steps cancel": (own("Y[i,f] = X[3-f,f-2,i] + Z[i,f]"), ((5, 1, 2), (2, 19))),
+    "a sum of lanes whose steps cancel": (own("Y[i] = sum(f: X[3-f,f-2,i] * Z[i,f])"), ((5, 1, 2), (2, 19))),
+    "reads that are nowhere inside": (own("Y[n,c] = X[n,c] + Z[c,-1] + max(p<2: X[n,p+9])"), ((N, 9), (9, 17))),
     "position as a number": (own("Y[n,i] = sum(j<5: [j < T[n]] * X[n,i+j])"), ((N,), (N, 21))),
 }  # fmt: skip
 LABELLED = ("masked sums", "position as a number")  # their first operand holds labels

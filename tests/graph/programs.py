@@ -118,6 +118,7 @@ def build() -> list[Program]:
         "gaps in a maximum": own("Y[i<7] = max(p<3: X[(i-p)/3] * Z[p])", (3,), (3,)),
         "gaps in a position": own("Y[i<6] = argmax(p<3: X[(i-p)/2])", (3,)),
         "gaps in two sizes": own("Y[i<9] = sum(p<2: X[(i-p)/2] * Z[(i+p)/3])", (5,), (4,)),
+        "gaps in digits": own("Y[4*i+j] = X[i,j] * Z[(j+1)/2,(i-j)/2]", (3, 4), (2, 2)),
         "two taps at once": own("Y[i<6] = sum(p<3,q<3: X[(i-p+q)/2] * Z[p,q])", (3,), (3, 3)),
         "unit indices": own("Y[i] = sum(p<1: X[i+p-1]) + max(X[i], 0)", (5,)),
         "unit maximum": own("Y[i<5] = max(p<1: X[i+p-1])", (4,)),

@@ -166,6 +166,8 @@ def test_stop_is_constant_to_the_derivative() -> None:
         "Y[i<5] = exp(sum(p<3: X[i+p-1])) * log(Z[i])",
         "Y[i<5] = max(p<3: X[i+p-1] * Z[p])",
         "Y[i<5] = max(p<3: X[i+p-1]) * X[i] - Z[4 - i]",
+        "Y[i<4] = max(p<2: -X[i+p] * sigmoid(Z[i+p-1]))",
+        "Y[i<4] = min(p<2: X[i+p] * [Z[i+p-1] < 9] * exp(-Z[i+p-1]))",
         "Y[i<5] = sum(p<3: [X[i] < Z[p]] * X[i+p-1] * X[i])",
         "Y[i<5] = sum(p<3: sigmoid(X[i+p-1] + p * Z[i]))",
         "Y[i<3] = sum(p<2: tanh(X[2*i-p]) * Z[p+i])",

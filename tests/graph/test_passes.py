@@ -98,7 +98,7 @@ def test_optimising_twice_changes_nothing_more(program: Program) -> None:
 # ---- what the passes leave behind ----
 
 # entangled reads that no residue class makes dense; the general schedule checks each read
-DIVIDES = {"gaps in a maximum", "gaps in a position", "gaps in a sum", "exp of gaps", "gaps in two sizes", "two taps at once"}
+DIVIDES = {"gaps in a maximum", "gaps in a position", "gaps in a sum", "exp of gaps", "gaps in two sizes", "gaps in digits", "two taps at once"}
 
 
 def forms(t: Tensor) -> Iterator[Affine]:
