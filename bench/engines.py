@@ -53,7 +53,7 @@ def _faltung(job: Job, x: Array) -> Run:
     net.load(job.weights, keep=False)
     net.eval()
     image = ft.input("image", (None, *x.shape[1:]))
-    model = ft.compile(net(image), accuracy=job.accuracy)
+    model = ft.compile(net(image), accuracy=job.accuracy, batch=job.batch)
     return lambda x: np.asarray(model(x))
 
 

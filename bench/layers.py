@@ -159,7 +159,7 @@ def _seen(values: Mapping[str, Any]) -> Seen:
 def measure(network: str, accuracy: str, counts: Sequence[int]) -> list[Seen]:
     """All convolutions of a network, with each number of threads."""
     y = zoo.build(network).eval()(ft.input("image", (None, *zoo.TABLE[network].input)))
-    model = ft.compile(y, accuracy=accuracy)
+    model = ft.compile(y, accuracy=accuracy, batch=1)
     found = []
     for count in counts:
         threads.set_threads(count)

@@ -160,6 +160,13 @@ def _array(file: Any, path: Path, key: str) -> Array:
         return np.array(file.get_tensor(key))
 
 
+def existing(path: Path) -> Path:
+    """The path of a file. Raises CheckpointError where there is none."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+    return path
+
+
 def _part(tensors: Mapping[str, Array], prefix: str) -> State:
     return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
 
@@ -181,8 +188,7 @@ def _write(path: Path, tensors: Mapping[str, Array], metadata: dict[str, str]) -
 def _read(path: Path) -> tuple[State, dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+    existing(path)
     try:
         with safe_open(str(path), framework="np") as file:
             tensors = {name: _array(file, path, name) for name in file.keys()}  # noqa: SIM118

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import prod
 from typing import Any, Protocol
 
@@ -39,7 +40,7 @@ class Trainable(Protocol):
     def named_parameters(self) -> Any: ...
 
 
-def compile(outputs: Tensor | Sequence[Tensor], *, dtype: str | None = None, accuracy: str = "balanced", tune: bool | int = False) -> Model:
+def compile(outputs: Tensor | Sequence[Tensor], *, dtype: str | None = None, accuracy: str = "balanced", batch: int | None = None, tune: bool = False) -> Model:
     """Native code for one tensor (the model gives an array) or several (it gives a list).
 
     `dtype="float64"` computes everything in double precision, for checks; parameters keep their own dtype outside.
@@ -52,11 +53,13 @@ def compile(outputs: Tensor | Sequence[Tensor], *, dtype: str | None = None, acc
                       double precision (relative, in the L2 norm)
         "fast"        larger tiles as well: 1e-4
 
-    `tune=True` times what can be done in several ways, on this machine and with its threads, and takes the fastest; without
-    it the choice is estimated. What was found is kept: compiling again times nothing. Times are those of one image, of
-    sixteen with `tune=16`; the model runs at any batch size either way.
+    `batch` is the size of the batches that will come most, where the graph leaves it open: algorithms are chosen for it, and
+    the model runs at any other as well. Without it they are chosen for one image and sixteen alike.
 
-    Raises DTypeError for another dtype, ShapeError for a tensor that no address reaches and a batch to tune for that is none, UnsupportedOp for another
+    `tune=True` times what can be done in several ways, on this machine and with its threads, for `batch` images or one, and
+    takes the fastest; without it the choice is estimated. What was found is kept: compiling again times nothing.
+
+    Raises DTypeError for another dtype, ShapeError for a tensor that no address reaches and a `batch` that is none, UnsupportedOp for another
     accuracy, OutOfMemory where this machine has too little for the parameters, CompileError when LLVM refuses a kernel.
     """
     single = isinstance(outputs, Tensor)
@@ -73,19 +76,20 @@ def compile(outputs: Tensor | Sequence[Tensor], *, dtype: str | None = None, acc
     trace = Trace()
     history = History(wanted)
     with granted("compile", SMALLER), compiling_ahead(host()):
-        program = lower(_held(optimise(wanted, trace.passed, history=history)), {}, host(), accuracy=accuracy, choose=_chooser(tune))
+        program = lower(_held(optimise(wanted, trace.passed, history=history)), {}, host(), accuracy=accuracy, choose=_chooser(batch, tune))
         program.history = history
         trace.lowered(program, host())
         return Model(program, single, origins, {})
 
 
-def _chooser(tune: bool | int) -> Chooser:
+def _chooser(batch: int | None, tune: bool) -> Chooser:
     """How schedules are chosen."""
-    if isinstance(tune, bool):
-        return Tuned(1) if tune else measured
-    if not isinstance(tune, (int, np.integer)) or tune < 1:
-        raise ShapeError(f"compile: tune={tune!r} is no batch size; write tune=True, or a whole number from 1 on")
-    return Tuned(int(tune))
+    if not isinstance(tune, bool):
+        raise DTypeError(f"compile: tune={tune!r} is neither True nor False; for a batch size write tune=True, batch={tune!r}")
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, (int, np.integer)) or batch < 1):
+        raise ShapeError(f"compile: batch={batch!r} is no batch size; write a whole number from 1 on")
+    images = int(batch or 0)
+    return Tuned(images or 1) if tune else partial(measured, images=images)
 
 
 def compile_step(
@@ -99,6 +103,8 @@ def compile_step(
     """A whole training step as one native call: forward, backward and update of all parameters of `network`.
 
     `step(images, labels)` gives the loss before the update, or (loss, *outputs) when outputs are asked for.
+    Running statistics of `network` move on with its parameters; those of other networks that the loss goes through stay. A
+    dict of parameters trains these alone, and no statistics move.
     `accuracy` is that of `compile`. It is strict unless told otherwise: errors of one step go into the next, and weights
     that change in every step must be transformed in every step.
     Raises ShapeError for a loss that is no scalar, DTypeError for arguments of another kind.
@@ -109,6 +115,8 @@ def compile_step(
     named = dict(network) if isinstance(network, Mapping) else dict(network.named_parameters())
     used = set(topological([loss]))
     named = {n: p for n, p in named.items() if p in used}
+    if not named:
+        raise ShapeError("compile_step: 0 parameters: the loss depends on none of the network's; layers in a plain list are no parts of their owner, those in nn.ModuleList are")
     gradients = grad(loss, named)
     update = optimiser.update(list(named.values()), [gradients[n] for n in named])
     assignments = [*update.assignments, *_running(network, loss, *outputs)]

@@ -71,7 +71,7 @@ def source(data: Data) -> Source:
     if isinstance(data, Source) and not isinstance(data, np.ndarray):  # an array has a `take` of another kind
         return data
     if not isinstance(data, (tuple, list)) or len(data) != 2:
-        raise DataError(f"data is a {type(data).__name__}: expected a pair (images, labels), or what has `take` and a length")
+        raise DataError(f"data is a {type(data).__name__}: expected a pair (images, labels), or what has `take` and a length; batches that come from elsewhere are trained on by `step(images, labels)`")
     images, labels = data
     return Labelled(np.asarray(images), np.asarray(labels))
 

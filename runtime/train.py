@@ -227,7 +227,7 @@ def _hits(scores: Array, labels: Array) -> int:
 
 def _bar(wanted: bool, count: int, title: str) -> Any:
     """A tqdm bar on a terminal, where tqdm is installed; otherwise None. Either is a context manager."""
-    if not wanted or not sys.stderr.isatty():
+    if not wanted or not sys.stderr or not sys.stderr.isatty():
         return nullcontext()
     try:
         from tqdm import tqdm

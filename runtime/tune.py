@@ -52,17 +52,17 @@ class Tuned:
 
     def __call__(self, task: Task) -> Choice:
         """The choice for a task, with what the other ways took."""
-        task = replace(task, facts=facts.machine)
+        task = replace(task, facts=facts.machine, images=self.batch)
         key = (task.equation, task.operands, task.dtypes, task.result, task.dtype, task.steady, task.aliases, task.accuracy)
         if key not in self.found:
             possible = ways(task)
             if len(possible) == 1 or task.exact:
-                return facts.measured(task)
+                return facts.measured(task, self.batch)
             self.found[key] = kept(task, possible, self.batch)
         times = self.found[key]
         best = min(times, key=lambda t: t[1])
         if best[1] <= 0:
-            return facts.measured(task)  # the machine has no counter to read
+            return facts.measured(task, self.batch)  # the machine has no counter to read
         choice = recall(task, lambda again: follow(again, best[0]), repr(best[0]))
         others = tuple((w.name, f"it takes {1e6 * s:.3g} µs, {best[0].name} {1e6 * best[1]:.3g} µs") for w, s in times if w != best[0])
         return replace(choice, refused=(*(r for r in choice.refused if r not in choice.plan.instead_of), *others))

@@ -5,7 +5,8 @@
 Every window axis is cut into tiles of m outputs, or of m and of m - 1 (`grid.py`).
 
 The choice compares seconds of all cores for an image: multiply-adds, transforms by their additions, and bytes of weights,
-which Winograd has more of. Where it is open how many images come, the mean of one alone and one among sixteen counts.
+which Winograd has more of. Where it is open how many images come, and nobody said, the mean of one alone and one among
+sixteen counts.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ NEAR_MOVES, FAR_MOVES = 0.28, 0.125  # of that rate, additions and moves in the 
 STREAMED = 0.88  # of the rate at which memory is read, weights
 NEAR, FAR = 2.5, 0.8  # of that rate for one core, weights that one block after the other reads, from the third level of cache or from memory
 KERNEL = 2.5e-6  # seconds to begin one
-IMAGES = (1, 16)  # in a run: weights are streamed once for all of them
+IMAGES = (1, 16)  # in a run, where nobody said: weights are streamed once for all of them
 ALIKE = 1.015  # times the seconds of the best tiles: as good, with fewer weights
-GAIN = 0.9  # of the direct way's seconds: what must be undercut
+GAIN = 0.9  # of the direct way's seconds: what must be undercut where nobody said how many images come
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def tiling(task: Task) -> Tiling | str:
     found = tilings(task)
     if isinstance(found, str):
         return found
-    return found[0].estimate if found[0].seconds > GAIN * found[0].direct else found[0]
+    return found[0].estimate if found[0].seconds > (1 if task.images else GAIN) * found[0].direct else found[0]
 
 
 def worth_timing(found: list[Tiling], count: int) -> list[Tiling]:
@@ -246,10 +247,11 @@ def _candidates(task: Task, form: Form, channel: str, axes: list[Axis], batch: s
     eq = task.equation
     counts = (fixed(eq.extent[channel]), fixed(eq.extent[form.lanes.index]))
     changing, found = form.lanes.roles.b.slot not in task.steady, []
+    images = (1,) if not batch else (task.images,) if task.images else IMAGES
     counts_of_tiles = (sorted({-(-a.extent // m) for m in range(2, min(LARGEST, a.extent, MOST_POINTS + 1 - a.taps) + 1)}) for a in axes)
     for tiles in product(*counts_of_tiles):
         grid = Grid(tuple(e for _, e in outer), tuple(replace(a, tiles=n) for a, n in zip(axes, tiles, strict=True)))
-        t = Tiling(form, channel, grid, batch, tuple(i for i, _ in outer), task.lanes, *counts, task.bytes, task.machine, changing, IMAGES if batch else (1,))
+        t = Tiling(form, channel, grid, batch, tuple(i for i, _ in outer), task.lanes, *counts, task.bytes, task.machine, changing, images)
         if t.growth <= GROWTH[task.accuracy]:
             found.append(t)
     return found

@@ -31,6 +31,7 @@ class Task:
     accuracy: str = "strict"  # what schedules may do to rounding errors: see codegen/schedules/filtering.py
     steady: tuple[int, ...] = ()  # operands that are ready before a run, and change rarely
     facts: Callable[[], Machine] | None = None  # of the machine to run on, asked only where a choice needs them
+    images: int = 0  # in most runs, where the batch is open; 0 where nobody said
     clears: bool = False  # the kernel that writes the result zeroes its halo: see codegen/schedules/border.py
 
     @property

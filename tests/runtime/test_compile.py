@@ -331,3 +331,12 @@ def test_fixed_extents_of_0(batch: int, filters: int) -> None:
     found, of_x, of_k = ft.compile([y, *ft.grad(y, [x, k], c)])(*values)
     assert found.shape == (batch, filters, 6, 6) and of_x.shape == x.shape and of_k.shape == k.shape
     assert not of_x.any() and not of_k.any()
+
+
+def test_nothing_says_how_large_the_batch_is() -> None:
+    """The gradient of a sum is the number of images, and reads none of them."""
+    x, w = ft.input("x", (None, 3)), ft.parameter(np.ones(3), "w")
+    alone, with_it = (ft.grad(y.sum(), w) for y in (x + w, (x + w) * (x + w)))
+    with pytest.raises(ft.ShapeError, match="nothing says how large the batch is"):
+        ft.compile(alone)
+    assert ft.compile([alone, with_it])(np.ones((4, 3)))[0].tolist() == [4, 4, 4]

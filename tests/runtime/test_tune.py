@@ -82,7 +82,7 @@ def test_nothing_is_timed_twice(timings: list[tuple[Way, ...]]) -> None:
     assert len(timings) == 2 and schedules(again) == schedules(first)
     ft.compile(y)
     assert len(timings) == 2
-    ft.compile(y, tune=16)
+    ft.compile(y, tune=True, batch=16)
     ft.compile(y, tune=True, accuracy="fast")
     assert len(timings) == 6
 
@@ -118,7 +118,7 @@ def test_a_damaged_decision_is_made_again(timings: list[tuple[Way, ...]], folder
 def test_where_there_is_no_counter_the_estimate_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "timed", lambda task, possible, batch: [0.0] * len(possible))
     _, y = network()
-    assert schedules(ft.compile(y, tune=True)) == schedules(ft.compile(y))
+    assert schedules(ft.compile(y, tune=True)) == schedules(ft.compile(y, batch=1))
 
 
 def test_where_there_is_no_choice_nothing_is_timed(timings: list[tuple[Way, ...]]) -> None:
@@ -128,10 +128,23 @@ def test_where_there_is_no_choice_nothing_is_timed(timings: list[tuple[Way, ...]
     assert not timings
 
 
-@pytest.mark.parametrize("batch", [0, -1, 2.0, "all", None])
+@pytest.mark.parametrize("batch", [0, -1, 2.0, "all", True])
 def test_what_is_no_batch(batch: Any) -> None:
-    with pytest.raises(ft.ShapeError, match="is no batch size; write tune=True, or a whole number from 1 on"):
-        ft.compile(network()[1], tune=batch)
+    with pytest.raises(ft.ShapeError, match=r"batch=.* is no batch size; write a whole number from 1 on"):
+        ft.compile(network()[1], batch=batch)
+    if batch is not True:
+        with pytest.raises(ft.DTypeError, match=r"is neither True nor False; for a batch size write tune=True, batch="):
+            ft.compile(network()[1], tune=batch)
+
+
+def test_the_choice_is_for_the_batch_that_will_come() -> None:
+    """512 channels at 7×7: weights are what one image waits for, products what sixteen do."""
+    x, k = ft.input("x", (None, 512, 7, 7)), ft.parameter(np.zeros((512, 512, 3, 3), np.float32), "k")
+    y = ft.conv2d(ft.conv2d(x, k, padding=1), k, padding=1)
+    one, many = (ft.compile(y, batch=batch) for batch in (1, 64))
+    assert not any("F(4+3,3)" in s for s in schedules(one)) and any("F(4+3,3)" in s for s in schedules(many))
+    report = verify(many, batch=2)
+    assert report.well and any("F(4+3,3)" in line.schedule for line in report.lines)
 
 
 # ---- timed in earnest ----
@@ -144,11 +157,11 @@ def test_a_tuned_model_computes_the_same(fixed: bool) -> None:
     x = ft.input("x", (3 if fixed else None, 4, 12, 12))
     y = net(x) + net[0](x)
     images = np.random.default_rng(0).standard_normal((3, 4, 12, 12)).astype(np.float32)
-    tuned, double = ft.compile(y, tune=2), ft.compile(y, dtype="float64")(images.astype(np.float64))
+    tuned, double = ft.compile(y, tune=True, batch=2), ft.compile(y, dtype="float64")(images.astype(np.float64))
     got = tuned(images)
     assert np.linalg.norm(got - double) <= 1e-5 * np.linalg.norm(double)
     assert any("it takes" in why for s in tuned.program.steps for _, why in s.refused)
-    assert ft.compile(y, tune=2)(images).tobytes() == got.tobytes()
+    assert ft.compile(y, tune=True, batch=2)(images).tobytes() == got.tobytes()
 
 
 @pytest.mark.parametrize("dtype", [None, "float64"])
@@ -157,7 +170,7 @@ def test_exact_verification_sees_the_tuned_kernels(dtype: str | None, timings: l
     _, y = network()
     for fastest in (0, 3):
         tune.timed.fastest = fastest  # type: ignore[attr-defined]
-        model = ft.compile(y, tune=1 + fastest, dtype=dtype)
+        model = ft.compile(y, tune=True, batch=1 + fastest, dtype=dtype)
         report = verify(model, batch=2)
         assert report.well
         taken = [s for s in schedules(model) if s.startswith("F(")]
