@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from drawing import arguments
-from material import shipped, weights
+from material import PHOTOS, WEIGHTS, shipped, weights
 
 import faltung as ft
 from faltung import nn, photos, pictures, saliency, zoo
@@ -81,7 +81,7 @@ def main() -> None:
         return look(small(), "features", seen, seen.transpose(0, 3, 1, 2) - 0.5, given.out)
     saved, paths = given.weights or weights(), given.photos or shipped()
     if saved is None or not paths:
-        parser.error("no weights: give --weights FILE" if paths else "no photos: name some, or install scikit-image")
+        parser.error(f"no weights: {WEIGHTS}, or give --weights FILE; --short needs none" if paths else f"no photos: {PHOTOS}, or name some")
     net = zoo.mobilenet_v2()
     net.load(saved)
     read = [photos.read(path) for path in paths]

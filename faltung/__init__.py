@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +124,7 @@ if TYPE_CHECKING:
     from faltung import datasets, landscape, nn as nn, optim as optim, photos, pictures, saliency, weights, zoo
     from faltung.graph.forward import hvp, jvp
     from faltung.graph.grad import grad as grad, vjp
+    from faltung.graph.matrix import matrix
     from faltung.graph.winograd import winograd
     from faltung.runtime.compile import compile, compile_step
     from faltung.runtime.threads import set_threads as set_num_threads, threads as get_num_threads
@@ -144,6 +146,7 @@ _LATE = {
     "jvp":             ("faltung.graph.forward", "jvp"),
     "landscape":       ("faltung.landscape", ""),
     "nn":              ("faltung.nn", ""),
+    "matrix":          ("faltung.graph.matrix", "matrix"),
     "optim":           ("faltung.optim", ""),
     "photos":          ("faltung.photos", ""),
     "pictures":        ("faltung.pictures", ""),
@@ -166,7 +169,7 @@ __all__ = [
     "get_num_threads", "grad", "group_norm", "hardsigmoid", "hardswish", "hardtanh", "huber_loss", "hvp", "input",
     "instance_norm", "interpolate", "jvp", "l1_loss", "landscape", "layer_norm", "leaky_relu", "linear",
     "local_response_norm", "log", "log_softmax", "logsigmoid", "lp_pool1d", "lp_pool2d", "lp_pool3d", "manual_seed",
-    "matmul", "max", "max_pool1d", "max_pool2d", "max_pool3d", "max_unpool1d", "max_unpool2d", "max_unpool3d",
+    "matmul", "matrix", "max", "max_pool1d", "max_pool2d", "max_pool3d", "max_unpool1d", "max_unpool2d", "max_unpool3d",
     "maximum", "mean", "min", "minimum", "mish", "mse_loss", "nll_loss", "nn", "one_hot", "optim", "pad",
     "parameter", "photos", "pictures", "pixel_shuffle", "pixel_unshuffle", "prelu", "relu", "relu6", "reshape",
     "saliency", "selu", "set_num_threads", "sigmoid", "silu", "smooth_l1_loss", "softmax", "softplus", "softsign",
@@ -185,7 +188,9 @@ def __getattr__(name: str) -> Any:
         module = import_module(path)
         value = getattr(module, attribute) if attribute else module
     else:
-        raise AttributeError(f"module 'faltung' has no attribute {name!r}")
+        from faltung.graph import elsewhere
+
+        raise elsewhere.missing("module 'faltung'", name, sys.modules[__name__], elsewhere.FUNCTIONS)
     globals()[name] = value  # from now on it is found without asking
     return value
 

@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 NETWORK = "of the zoo: digits, lenet5, resnet20, vgg16, …; any other word lists them"
 SMALL = "of the zoo that takes pictures of 28×28: mlp, digits, wide, lenet5, resnet20 or resnet56; others are slow here or need larger ones"
 INTERRUPTED = 130  # what shells expect of a program ended by Ctrl-C
+UNREAD = 141  # and of one whose reader has gone
 
 
 @dataclass
@@ -41,26 +45,47 @@ Verb = Callable[[argparse.Namespace], Answer]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0 well, 1 an error with one line that says which, 2 a wrong call."""
+    """Run one verb; returns the exit code: 0 well, 1 an error with one line that says which, 2 a wrong call.
+
+    Nobody reads on: 141, and silence. Ctrl-C: 130.
+    """
     arguments = _parser().parse_args(argv)
+    try:
+        return _answered(arguments)
+    except KeyboardInterrupt:
+        print("faltung: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        _drop_output()
+        return UNREAD
+    except (OSError, MemoryError) as error:  # the system's, not ours: a full disk, no memory
+        _drop_output()
+        print(f"faltung: {error or type(error).__name__}", file=sys.stderr)
+        return 1
+
+
+def _answered(arguments: argparse.Namespace) -> int:
     try:
         answer = arguments.verb(arguments)
     except FaltungError as error:
         if arguments.json:
-            print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+            print(json.dumps({"error": type(error).__name__, "message": str(error)}), flush=True)
         print(f"faltung: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("faltung: interrupted", file=sys.stderr)
-        return INTERRUPTED
     text = json.dumps(answer.values, ensure_ascii=False) if arguments.json else "\n".join(answer.lines)
     if text:
-        print(text)
+        print(text, flush=True)
     return 0 if answer.well else 1
 
 
+def _drop_output() -> None:
+    """Send to nowhere what is left of standard output, which Python would write at the end and complain about."""
+    with suppress(OSError, ValueError, AttributeError):  # there may be none
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def demo(arguments: argparse.Namespace) -> Answer:
-    """The demonstration."""
+    """Train on digits; write pictures and weights."""
     from faltung import demo as demonstration
 
     outcome = demonstration.run(arguments.out, arguments.epochs, arguments.seed, arguments.data, say=_say(arguments))
@@ -103,13 +128,16 @@ def inspect(arguments: argparse.Namespace) -> Answer:
     """Show a network, an equation or a file of weights."""
     from faltung import inspection
 
-    shapes = dict(inspection.shape_argument(text) for text in arguments.shape)
+    shapes: dict[str, inspection.Shape] = {}
+    for name, shape in map(inspection.shape_argument, arguments.shape):
+        if shapes.setdefault(name, shape) != shape:
+            raise ShapeError(f"two shapes for {name}: {list(shapes[name])} and {list(shape)}")
     lines, values = inspection.inspect(arguments.what, shapes, arguments.latex, arguments.steps)
     return Answer(lines, values)
 
 
 def bench(arguments: argparse.Namespace) -> Answer:
-    """Time one network here."""
+    """Time a training step and an inference here."""
     from faltung import doctor as checks
 
     lines, values = checks.speed(arguments.net, arguments.batch_size, arguments.seconds)
@@ -165,7 +193,7 @@ def _say(arguments: argparse.Namespace) -> Callable[[str], None]:
 
 def _watched() -> Callable[[str], None]:
     """Where a line about what is being done goes: to somebody who waits at a terminal, as bars of progress do."""
-    return lambda text: print(text, file=sys.stderr, flush=True) if sys.stderr.isatty() else None
+    return lambda text: print(text, file=sys.stderr, flush=True) if sys.stderr and sys.stderr.isatty() else None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -189,14 +217,14 @@ def _parser() -> argparse.ArgumentParser:
     trained = add(train)
     trained.add_argument("--net", default="digits", help=f"a network {SMALL}")
     trained.add_argument("--dataset", choices=["mnist", "fashion_mnist"], default="mnist", help="digits, or clothes")
-    trained.add_argument("--batch-size", type=_positive, default=64)
-    trained.add_argument("--lr", type=float, default=0.1, help="the peak of the learning rate")
+    trained.add_argument("--batch-size", type=_number(int, 1), default=64)
+    trained.add_argument("--lr", type=_number(float, 0), default=0.1, help="the peak of the learning rate")
     trained.add_argument("--checkpoint", type=Path, help="file written after each epoch, and gone on from")
     trained.add_argument("--restart", action="store_true", help="start over although the checkpoint exists")
     trained.add_argument("--save", type=Path, help="file for the trained weights: .safetensors, .npz, .pth or .pt")
     for sub in (shown, trained):
-        sub.add_argument("--epochs", type=_positive, default=20)
-        sub.add_argument("--seed", type=int, default=0)
+        sub.add_argument("--epochs", type=_number(int, 1), default=20)
+        sub.add_argument("--seed", type=_number(int, 0), default=0)
         sub.add_argument("--data", type=Path, help="folder with the four IDX files; default: what is installed")
 
     seen = add(inspect)
@@ -206,18 +234,24 @@ def _parser() -> argparse.ArgumentParser:
     seen.add_argument("--steps", action="store_true", help="print each gradient's derivation line by line")
     timed = add(bench)
     timed.add_argument("--net", default="lenet5", help=f"a network {NETWORK}")
-    timed.add_argument("--batch-size", type=_positive, default=64)
-    timed.add_argument("--seconds", type=float, default=2.0, help="how long to measure each")
+    timed.add_argument("--batch-size", type=_number(int, 1), default=64)
+    timed.add_argument("--seconds", type=_number(float, 0), default=2.0, help="how long to measure each")
     held = add(verify)
     held.add_argument("net", help=f"a network {NETWORK}")
-    held.add_argument("--batch-size", type=_positive, default=3)
-    held.add_argument("--seed", type=int, default=0)
+    held.add_argument("--batch-size", type=_number(int, 1), default=3)
+    held.add_argument("--seed", type=_number(int, 0), default=0)
     add(doctor)
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
+def _number(kind: type[int] | type[float], least: int) -> Callable[[str], float]:
+    """The type of an argument: a finite number, whole if `kind` is int, of at least `least`."""
+
+    def read(text: str) -> float:
+        with suppress(ValueError):
+            value = kind(text)
+            if least <= value < math.inf:
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' * (kind is int)}number from {least} on")
+
+    return read

@@ -18,7 +18,7 @@ import numpy as np
 from faltung.graph.descent import HyperparameterError
 from faltung.graph.errors import DTypeError, ShapeError
 from faltung.graph.room import granted
-from faltung.graph.tensor import FLOATS, Tensor, leaf
+from faltung.graph.tensor import FLOATS, Tensor, known_dtype, leaf
 
 _seed, _streams = 0, 0
 
@@ -44,7 +44,7 @@ def parameter(shape: Sequence[int], dtype: str, name: str) -> Tensor:
 
     Raises DTypeError for a type that is not float, OutOfMemory for an array that does not fit into memory.
     """
-    if dtype not in FLOATS:
+    if (dtype := known_dtype(dtype, name)) not in FLOATS:
         raise DTypeError(f"dtype {dtype} cannot be trained; use {' or '.join(FLOATS)}")
     _empty(shape, dtype, name)
     return leaf("parameter", shape, dtype, name)
@@ -59,7 +59,7 @@ def filled(shape: Sequence[int], value: float, dtype: str, name: str) -> np.ndar
 
 def _empty(shape: Sequence[int], dtype: str, name: str) -> np.ndarray:
     count = math.prod(shape)
-    size = count * np.dtype(dtype).itemsize
+    size = count * np.dtype(known_dtype(dtype, name)).itemsize
     with granted(f"{name} {list(shape)}, {count:,} values", "give the layer fewer features", size):
         return np.empty(tuple(shape), dtype)  # address space only: nothing is written
 

@@ -62,10 +62,13 @@ def inspect(what: str, shapes: Mapping[str, Shape] | None = None, latex: bool = 
     """
     from faltung import weights
 
-    if os.path.isfile(what) or Path(what).suffix in weights.ENDINGS:
-        return file(what)
     style = Style(latex, steps)
-    return equation(what, shapes or {}, style) if "=" in what else network(what, style)
+    is_file = os.path.isfile(what) or Path(what).suffix in weights.ENDINGS
+    if not is_file and "=" in what:
+        return equation(what, shapes or {}, style)
+    if shapes:
+        raise ShapeError(f"--shape is for the operands of an equation, and {what!r} is none: it has no =")
+    return file(what) if is_file or os.path.isdir(what) else network(what, style)
 
 
 def network(name: str, style: Style = Style()) -> Found:
@@ -97,6 +100,8 @@ def equation(text: str, shapes: Mapping[str, Shape], style: Style = Style()) -> 
     from faltung.graph.tensor import computed
 
     names = operand_names(text)
+    if strange := [name for name in shapes if name not in names]:
+        raise ShapeError(f"{', '.join(strange)}: no operand of the equation, whose operands are {', '.join(names) or 'none'}")
     missing = [name for name in names if name not in shapes]
     if missing:
         wanted = " ".join(f"--shape {name}=…" for name in missing)

@@ -30,6 +30,8 @@ def read(path: str | Path) -> Array:
 
     Raises DataError where it cannot be read, and where nothing says what is white: numbers of 32 bits, or fractions above 1.
     """
+    if not isinstance(path, (str, Path)):
+        raise DataError(f"{path!r} is not the name of a file")
     try:
         from PIL import Image
     except ImportError as reason:
@@ -61,8 +63,7 @@ def prepare(picture: Array, side: int = 224, shorter: int = 256) -> Array:
 def resize(picture: Array, shorter: int) -> Array:
     """The shorter side made `shorter` pixels, the other in proportion. Raises ShapeError, OutOfMemory."""
     height, width = _checked(picture).shape[:2]
-    if shorter < 1:
-        raise ShapeError(f"resize: a side of {shorter} pixels: at least 1 is needed")
+    _pixels("resize", shorter)
     scale = shorter / min(height, width)
     down, across = round(scale * height), round(scale * width)
     size = max(down * height, across * width, down * across * picture.shape[2]) * 8
@@ -73,6 +74,7 @@ def resize(picture: Array, shorter: int) -> Array:
 def crop(picture: Array, side: int) -> Array:
     """The square in the middle. Raises ShapeError for a picture that is smaller."""
     height, width = _checked(picture).shape[:2]
+    _pixels("crop", side)
     if min(height, width) < side:
         raise ShapeError(f"a picture of {height}×{width} has no square of {side}×{side}: make it larger first")
     top, left = (height - side) // 2, (width - side) // 2
@@ -92,7 +94,14 @@ def _weights(length: int, wanted: int) -> Array:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
+def _pixels(what: str, side: int) -> None:
+    if not isinstance(side, (int, np.integer)) or side < 1:
+        raise ShapeError(f"{what}: a side of {side!r} pixels: a whole number of at least 1 is needed")
+
+
 def _checked(picture: Array) -> Array:
+    if not isinstance(picture, np.ndarray) or picture.dtype.kind not in "fiub":
+        raise ShapeError(f"a picture is an array of numbers (height, width, channels), as ft.photos.read gives it, got {getattr(picture, 'dtype', type(picture).__name__)}")
     if picture.ndim != 3 or 0 in picture.shape:
         raise ShapeError(f"a picture has the shape (height, width, channels), got {list(picture.shape)}")
     return picture

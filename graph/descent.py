@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Self
 
 import numpy as np
 
@@ -91,6 +92,11 @@ class Optimiser(ABC):
     """Base of the optimisers: hyper-parameters, and the equations they stand in."""
 
     lr: float = 1e-3
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        if args and isinstance(args[0], Iterable) and not isinstance(args[0], str):
+            raise HyperparameterError(f"{cls.__name__}: the first argument is lr, a number; the parameters are given to ft.compile_step(loss, net, ft.optim.{cls.__name__}(lr=…))")
+        return super().__new__(cls)
 
     def update(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Update:
         """The equations of one step for parameters and their gradients, in the same order.

@@ -123,6 +123,8 @@ def gradients(
             raise ShapeError(f"{op}: the loss has shape {list(loss.shape)}; reduce it to a scalar (loss.sum()) or give a cotangent")
         cotangents = [fill(ONE, loss.shape, loss.dtype)]
     for y, c in zip(outputs, cotangents, strict=True):
+        if not isinstance(y, Tensor) or not isinstance(c, Tensor):
+            raise DTypeError(f"{op}: the loss and its cotangent must be tensors, got {type(y).__name__} and {type(c).__name__}")
         if c.shape != y.shape:
             raise ShapeError(f"{op}: the cotangent has shape {list(c.shape)}, the loss {list(y.shape)}")
     order = topological(outputs)

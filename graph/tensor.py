@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from faltung.graph import elsewhere
 from faltung.graph.equation import Equation, check
-from faltung.graph.errors import DTypeError, EquationError, ShapeError
+from faltung.graph.errors import DTypeError, EquationError, ShapeError, UnsupportedOp
 from faltung.graph.index import BATCH, Batch, Extent, Shape
 from faltung.graph.room import granted
 
@@ -136,6 +137,8 @@ class Tensor:
         """
         try:
             with granted(self._called(), "assign what has its shape", value.nbytes if isinstance(value, np.ndarray) else 0):
+                if np.asarray(value).dtype.kind == "c":
+                    raise TypeError("complex numbers")
                 array = np.array(value, dtype=self.dtype, order="C")
         except NO_ARRAY as reason:
             raise DTypeError(f"{self.name}: not an array of {self.dtype} ({reason})") from None
@@ -192,15 +195,15 @@ class Tensor:
         return f"<{self.name or 'tensor'} ({shape}) {self.dtype}: {about}>"
 
     def __bool__(self) -> bool:
-        raise TypeError("a tensor is a graph node and has no truth value; compile it first: ft.compile(tensor)")
+        raise DTypeError("a tensor is a graph node and has no truth value; compile it first: ft.compile(tensor)")
 
     def __len__(self) -> int:
         if not self.shape or isinstance(self.shape[0], Batch):
-            raise TypeError("this tensor has no fixed length")
+            raise DTypeError("this tensor has no fixed length")
         return self.shape[0]
 
     def __iter__(self) -> Iterator[Tensor]:
-        raise TypeError("a tensor is a graph node and cannot be iterated over; compile it first: ft.compile(tensor)")
+        raise DTypeError("a tensor is a graph node and cannot be iterated over; compile it first: ft.compile(tensor)")
 
     # ---- arithmetic: each is an equation of ops.pointwise ----
 
@@ -231,10 +234,21 @@ class Tensor:
     def __neg__(self) -> Tensor:
         return _pointwise("neg", self)
 
-    def __matmul__(self, other: Tensor) -> Tensor:
+    def __pow__(self, exponent: Any) -> Tensor:
+        """A whole power as a product, or the root. Raises UnsupportedOp for other exponents."""
+        from faltung.graph.dsl import power
+
+        return power(self, exponent)
+
+    def __matmul__(self, other: Any) -> Tensor:
         from faltung.graph.dsl import matmul
 
         return matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        from faltung.graph.dsl import matmul
+
+        return matmul(other, self)
 
     def __getitem__(self, key: Any) -> Tensor:
         """A part of the tensor, as NumPy's basic indexing has it: integers, slices, None and `...`."""
@@ -242,35 +256,63 @@ class Tensor:
 
         return getitem(self, key)
 
-    def sum(self, axis: int | Sequence[int] | None = None) -> Tensor:
+    def sum(self, dim: int | Sequence[int] | None = None, keepdim: bool = False, *, axis: int | Sequence[int] | None = None) -> Tensor:
         """Sum over axes (default: all)."""
         from faltung.graph.dsl import sum as sum_
 
-        return sum_(self, axis)
+        return sum_(self, dim, keepdim, axis=axis)
 
-    def mean(self, axis: int | Sequence[int] | None = None) -> Tensor:
+    def mean(self, dim: int | Sequence[int] | None = None, keepdim: bool = False, *, axis: int | Sequence[int] | None = None) -> Tensor:
         """Mean over axes (default: all)."""
         from faltung.graph.dsl import mean
 
-        return mean(self, axis)
+        return mean(self, dim, keepdim, axis=axis)
 
-    def reshape(self, *shape: Extent | None) -> Tensor:
-        """The same elements in row-major order under another shape; one extent may be -1."""
+    def reshape(self, *shape: Any) -> Tensor:
+        """The same elements in row-major order under another shape, given as extents or as one tuple; one may be -1."""
         from faltung.graph.dsl import reshape
 
-        return reshape(self, shape)
+        return reshape(self, _several(shape))
 
-    def transpose(self, *axes: int) -> Tensor:
-        """Axes permuted (default: reversed)."""
+    def transpose(self, *axes: Any) -> Tensor:
+        """Axes permuted into the order given, as numbers or as one tuple (default: reversed)."""
         from faltung.graph.dsl import transpose
 
-        return transpose(self, axes or None)
+        return transpose(self, _several(axes) or None)
+
+    # ---- what is written otherwise here ----
+
+    def __lt__(self, other: Any) -> Tensor:
+        raise UnsupportedOp("a comparison of tensors is a bracket of an equation, 1 where it holds and 0 elsewhere: ft.define('Y[...] = [X[...] < Z[...]]')(x, z)")
+
+    __le__ = __gt__ = __ge__ = __lt__
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray[Any, Any]:
+        raise DTypeError(f"{self._called()} is a node of a graph, not an array: ft.compile(tensor) computes it; the value of a parameter is parameter.read()")
+
+    def __getattr__(self, name: str) -> Any:
+        raise elsewhere.missing("a tensor", name, self, elsewhere.TENSOR)
+
+
+def _several(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What is given one by one or as one tuple."""
+    return tuple(given[0]) if len(given) == 1 and isinstance(given[0], (list, tuple)) else given
 
 
 def _pointwise(op: str, *args: Any) -> Tensor:
     from faltung.graph.dsl import pointwise
 
     return pointwise(op, *args)
+
+
+def known_dtype(dtype: Any, name: str) -> str:
+    """The name of what NumPy takes as a type: "float32" for np.float32. Raises DTypeError for what it does not."""
+    try:
+        if dtype is not None:  # which would be float64
+            return str(np.dtype(dtype))
+    except (TypeError, ValueError):
+        pass
+    raise DTypeError(f"{name}: unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}")
 
 
 def leaf(
@@ -280,14 +322,13 @@ def leaf(
 
     Raises ShapeError for a negative extent, DTypeError for an unknown dtype.
     """
-    if not isinstance(shape, Iterable):
-        raise ShapeError(f"{name}: the shape must be a sequence of extents, got {shape!r}")
     try:
-        dtype = str(np.dtype(dtype))
+        given = tuple(shape)
     except TypeError:
-        raise DTypeError(f"{name}: unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}") from None
+        raise ShapeError(f"{name}: the shape must be a sequence of extents, got {shape!r}") from None
+    dtype = known_dtype(dtype, name)
     extents: list[Extent] = []
-    for axis, e in enumerate(shape):
+    for axis, e in enumerate(given):
         if e is None or isinstance(e, Batch):
             if axis:
                 raise ShapeError(f"{name}: axis {axis} is None, but only axis 0 can be left open (the batch)")

@@ -123,6 +123,8 @@ def _text(matrix: Matrix) -> str:
 @cache
 def winograd(m: int, r: int) -> Filtering:
     """F(m, r), for m outputs and r taps, proved. Raises UnsupportedOp for sizes below 1 or more points than POINTS has."""
+    if not all(isinstance(size, int) for size in (m, r)):
+        raise UnsupportedOp(f"F({m!r},{r!r}): the numbers of outputs and taps are integers")
     if m < 1 or r < 1 or not 2 <= m + r - 1 <= MOST_POINTS:
         raise UnsupportedOp(f"F({m},{r}) has {m}+{r}-1 = {m + r - 1} points; write sizes of at least 1 with 2 to {MOST_POINTS} points")
     points = POINTS[m + r - 2]

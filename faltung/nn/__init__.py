@@ -1,5 +1,11 @@
 """Layers under PyTorch's names: modules with parameters, and the functional ops as modules."""
 
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+from faltung.graph import elsewhere
 from faltung.nn.activation import (
     CELU,
     ELU,
@@ -112,3 +118,7 @@ __all__ = [
     "Softplus", "Softsign", "Tanh", "Unflatten", "Unfold", "Upsample", "UpsamplingBilinear2d",
     "UpsamplingNearest2d", "ZeroPad1d", "ZeroPad2d", "ZeroPad3d",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise elsewhere.missing("module 'faltung.nn'", name, sys.modules[__name__], elsewhere.LAYERS)

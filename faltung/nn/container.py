@@ -74,6 +74,8 @@ class ModuleList(Module):
 
     def extend(self, modules: Iterable[Module]) -> ModuleList:
         """Add modules at the end and return the list. Raises DTypeError for what is not a module."""
+        if not isinstance(modules, Iterable):
+            raise DTypeError(f"ModuleList takes a list of modules, got {type(modules).__name__}")
         for module in modules:
             self.append(module)
         return self

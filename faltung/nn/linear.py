@@ -199,7 +199,7 @@ class ConvTranspose3d(_ConvTranspose):
 
 
 class Linear(Module):
-    """(N, K) to (N, O): input times weight (O, K) transposed, plus bias (O). Raises ShapeError for sizes below 1."""
+    """(N, …, K) to (N, …, O): input times weight (O, K) transposed, plus bias (O). Raises ShapeError for sizes below 1."""
 
     bias: Tensor | None
 

@@ -21,13 +21,15 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from faltung.graph.errors import CheckpointError, FaltungError, UnsupportedOp
+from faltung.graph import elsewhere
+from faltung.graph.errors import CheckpointError, FaltungError, ShapeError, UnsupportedOp
 from faltung.graph.tensor import Tensor, topological
 from faltung.nn.state import Difference, difference
-from faltung.nn.trace import note
+from faltung.nn.trace import evaluating, note
 from faltung.runtime.checkpoint import may_lack
 
 if TYPE_CHECKING:
+    from faltung.graph.matrix import Matrix
     from faltung.weights import Again
 
 Now = Callable[[Tensor], Tensor]  # the value of a state as it is by now
@@ -47,9 +49,8 @@ class Module:
     training: bool = True
     _path: str = ""
 
-    if TYPE_CHECKING:  # parts have names that only their owner knows
-
-        def __getattr__(self, name: str) -> Any: ...
+    def __getattr__(self, name: str) -> Any:  # for mypy, too: parts have names that only their owner knows
+        raise elsewhere.missing(type(self).__name__, name, self, elsewhere.MODULE)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The layer's result as a graph. Raises UnsupportedOp where a subclass does not define it."""
@@ -281,6 +282,23 @@ class Module:
         from faltung.nn.sliding import fully_convolutional
 
         return fully_convolutional(self, shape)
+
+    # ---- as a matrix ----
+
+    def matrix(self, input_shape: Sequence[int], dtype: str = "float32") -> Matrix:
+        """The sparse matrix A of this module in evaluation mode, y = A·x + A.offset, for inputs (N, *input_shape) of `dtype`.
+
+        It is that of one image, with the values that parameters have now; graph/matrix.py has more. Raises UnsupportedOp naming
+        what is not linear, ShapeError for a shape that the module does not take.
+        """
+        from faltung.graph.dsl import input as leaf
+        from faltung.graph.matrix import matrix
+
+        if not isinstance(input_shape, Sequence):
+            raise ShapeError(f"matrix: input_shape is the shape of one image, such as (1, 28, 28), got {input_shape!r}")
+        x = leaf("x", (None, *input_shape), dtype)
+        with evaluating(self):
+            return matrix(self(x), x)
 
     # ---- for readers ----
 

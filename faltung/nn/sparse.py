@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from faltung.graph import dsl
 from faltung.graph.errors import ShapeError
 from faltung.graph.tensor import Tensor
@@ -24,8 +26,8 @@ class Embedding(Module):
     ) -> None:
         self.num_embeddings = count("Embedding", "num_embeddings", num_embeddings)
         self.embedding_dim = count("Embedding", "embedding_dim", embedding_dim)
-        if padding_idx is not None and not -self.num_embeddings <= padding_idx < self.num_embeddings:
-            raise ShapeError(f"Embedding: padding_idx={padding_idx} is none of {num_embeddings} rows")
+        if padding_idx is not None and not (isinstance(padding_idx, (int, np.integer)) and -self.num_embeddings <= padding_idx < self.num_embeddings):
+            raise ShapeError(f"Embedding: padding_idx={padding_idx!r} is none of {num_embeddings} rows")
         self.padding_idx = padding_idx
         self.weight = normal(parameter((self.num_embeddings, self.embedding_dim), dtype, "weight"))
         if padding_idx is not None:

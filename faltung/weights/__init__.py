@@ -28,7 +28,7 @@ import numpy as np
 
 from faltung.graph.errors import CheckpointError
 from faltung.runtime import checkpoint
-from faltung.runtime.checkpoint import load_by_name, load_weights, save_weights
+from faltung.runtime.checkpoint import existing, load_by_name, load_weights, save_weights
 from faltung.runtime.files import replacing
 from faltung.weights import npz, pth
 
@@ -52,14 +52,14 @@ def read(path: str | Path) -> dict[str, Array]:
     """
     path = filename(path)
     with _naming(path):
-        return _reader(_file(path))(path)
+        return _reader(existing(path))(path)
 
 
 def contents(path: str | Path) -> tuple[dict[str, Array], dict[str, Any] | None]:
     """As `read`, and None; of a checkpoint of a training run, every array under its full name, and how far the run was."""
     path = filename(path)
     with _naming(path):
-        reader = _reader(_file(path))
+        reader = _reader(existing(path))
         return checkpoint.contents(path) if reader is load_weights else (reader(path), None)
 
 
@@ -96,7 +96,7 @@ def again(path: str | Path) -> Again:
     """
     path = filename(path).absolute()
     with _naming(path):
-        was, by_name = _facts(_file(path)), BY_NAME.get(_reader(path))
+        was, by_name = _facts(existing(path)), BY_NAME.get(_reader(path))
         if by_name is None:
             raise CheckpointError(f"{path}: a file of PyTorch cannot be read array by array; keep its values, or save them as .safetensors or .npz")
         return Again(path, was, by_name(path))
@@ -121,12 +121,6 @@ def filename(path: str | Path) -> Path:
         raise CheckpointError(f"{path!r} is not the name of a file") from None
 
 
-def _file(path: Path) -> Path:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    return path
-
-
 def _facts(path: Path) -> tuple[int, ...]:
     """What tells a file from another, and from itself after a change."""
     facts = path.stat()
@@ -139,6 +133,8 @@ def write(path: str | Path, arrays: Mapping[str, Array]) -> None:
     Raises CheckpointError where it cannot be written, or its name does not say the format.
     """
     path = place(path)
+    if not isinstance(arrays, Mapping) or not all(isinstance(name, str) for name in arrays):
+        raise CheckpointError(f"{path}: a dict of names and arrays is written, such as net.state_dict(), not {type(arrays).__name__}")
     if path.suffix == ".safetensors":
         save_weights(path, arrays)
         return

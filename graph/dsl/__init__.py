@@ -61,6 +61,7 @@ from faltung.graph.dsl.pointwise import (
     minimum as minimum,
     mish as mish,
     pointwise as pointwise,
+    power as power,
     prelu as prelu,
     relu as relu,
     relu6 as relu6,

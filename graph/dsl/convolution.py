@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from faltung.graph.dsl.arguments import Ints, per_axis
+from faltung.graph.dsl.arguments import Ints, letters_of, per_axis
 from faltung.graph.dsl.leaves import as_tensor
 from faltung.graph.errors import ShapeError
 from faltung.graph.index import Batch, Extent
@@ -198,15 +198,16 @@ def conv_transpose3d(
 
 
 def linear(input: Any, weight: Any, bias: Any = None) -> Tensor:
-    """input (N, K) times weight (O, K) transposed, plus bias (O). Raises ShapeError."""
+    """input (N, …, K) times weight (O, K) transposed, plus bias (O): a map of the last axis. Raises ShapeError."""
     x = as_tensor(input)
     w = as_tensor(weight, x)
-    if x.rank != 2 or w.rank != 2 or x.shape[1] != w.shape[1]:
+    if x.rank < 2 or w.rank != 2 or x.shape[-1] != w.shape[1]:
         raise ShapeError(
-            f"linear: input {list(x.shape)} and weight {list(w.shape)} must be (N, K) and (O, K)"
-            + (f"; flatten the input first: {x.rank} axes" if x.rank != 2 else "")
+            f"linear: input {list(x.shape)} and weight {list(w.shape)} must be (N, …, K) and (O, K)"
+            + (f"; flatten the input first: {x.rank} axes" if x.rank > 2 else "")
         )
-    return apply(REGISTRY["linear"], [x, w, *([as_tensor(bias, x)] if bias is not None else [])])
+    words = {"over": ",".join(letters_of(x, "linear")[:-1])}
+    return apply(REGISTRY["linear"], [x, w, *([as_tensor(bias, x)] if bias is not None else [])], words=words)
 
 
 def matmul(a: Any, b: Any) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 from faltung.graph.errors import DTypeError
 from faltung.graph.index import Extent
 from faltung.graph.room import granted
-from faltung.graph.tensor import DTYPES, FLOATS, Tensor, leaf
+from faltung.graph.tensor import DTYPES, FLOATS, Tensor, known_dtype, leaf
 
 
 def input(name: str, shape: Sequence[Extent | None], dtype: str = "float32") -> Tensor:
@@ -35,15 +35,18 @@ def parameter(value: Any, name: str = "", dtype: str | None = None) -> Tensor:
 
 def _array(value: Any, dtype: str | None, name: str) -> np.ndarray[Any, Any]:
     with granted(f"{name}, a copy of what was given", "give it smaller extents", value.nbytes if isinstance(value, np.ndarray) else 0):
-        array = np.array(value)
+        try:
+            array = np.array(value)
+        except (ValueError, TypeError) as reason:
+            raise DTypeError(f"{name}: not an array of numbers ({reason})") from None
     if array.dtype.kind not in "fiub":
         raise DTypeError(f"{name}: {array.dtype} is not a numeric dtype; use one of {', '.join(DTYPES)}")
     if dtype is None:
         dtype = "float32" if array.dtype.kind in "f" else {"i": "int64", "u": "int64", "b": "bool"}.get(array.dtype.kind)
         if array.dtype == np.int32:
             dtype = "int32"
-    if dtype not in DTYPES:
-        raise DTypeError(f"{name}: dtype {array.dtype} is not supported; use one of {', '.join(DTYPES)}")
+    if (dtype := known_dtype(dtype, name)) not in DTYPES:
+        raise DTypeError(f"{name}: dtype {dtype} is not supported; use one of {', '.join(DTYPES)}")
     with granted(f"{name} in {dtype}", "give it smaller extents"):
         return np.array(array, dtype=dtype, order="C")
 

@@ -43,8 +43,8 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Tensor
     if padding_idx is None:
         return apply(REGISTRY["embedding"], [t, w], words=words)
     rows = w.shape[0]
-    if isinstance(rows, Batch) or not -rows <= padding_idx < rows:
-        raise ShapeError(f"embedding: padding_idx={padding_idx} is none of the {rows} rows of the weight")
+    if isinstance(rows, Batch) or not isinstance(padding_idx, (int, np.integer)) or not -rows <= padding_idx < rows:
+        raise ShapeError(f"embedding: padding_idx={padding_idx!r} is none of the {rows} rows of the weight")
     return apply(REGISTRY["embedding_padded"], [t, w], words=words, attributes={"P": padding_idx % rows})
 
 

@@ -25,7 +25,7 @@ def reduced(op: str, loss: Tensor, reduction: str) -> Tensor:
 
 def check_reduction(op: str, reduction: str) -> None:
     """Raise UnsupportedOp for what is none of REDUCTIONS."""
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise UnsupportedOp(f"{op}: reduction={reduction!r}: expected {', '.join(map(repr, REDUCTIONS))}")
 
 

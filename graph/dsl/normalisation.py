@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from faltung.graph.dsl.arguments import Ints, letters_of
+from faltung.graph.dsl.arguments import Ints, letters_of, listed
 from faltung.graph.dsl.leaves import as_tensor
 from faltung.graph.dsl.pointwise import number
 from faltung.graph.errors import ShapeError, UnsupportedOp
@@ -132,8 +132,10 @@ def counted(steps: Tensor) -> Tensor:
 def layer_norm(input: Any, normalized_shape: Ints, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
     """The last axes, whose shape is given, brought to mean 0 and variance 1. Raises ShapeError where they differ."""
     x = as_tensor(input)
-    shape = tuple(normalized_shape) if isinstance(normalized_shape, Sequence) else (normalized_shape,)
-    if not shape or x.shape[-len(shape) :] != shape:
+    shape = listed(normalized_shape) or (normalized_shape,)  # () is refused below
+    if any(not isinstance(e, (int, np.integer)) for e in shape):
+        raise ShapeError(f"layer_norm: normalized_shape={normalized_shape!r}: give the extents of the last axes")
+    if x.shape[-len(shape) :] != shape:
         raise ShapeError(f"layer_norm: the last axes of the input {list(x.shape)} must be {list(shape)}")
     over = tuple(range(x.rank - len(shape), x.rank))
     return scale("layer_norm", standardise(x, *moments(x, over), over, eps), weight, bias, over)

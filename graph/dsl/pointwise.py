@@ -16,6 +16,8 @@ from faltung.graph.ops import REGISTRY, apply
 from faltung.graph.ops.table import row
 from faltung.graph.tensor import Tensor
 
+MOST_FACTORS = 8  # of a power that is a product
+
 
 def pointwise(op: str, *args: Any) -> Tensor:
     """An elementwise op on tensors, arrays and numbers; numbers become constants of the equation."""
@@ -88,6 +90,17 @@ def minimum(x: Any, z: Any) -> Tensor:
     return pointwise("minimum", x, z)
 
 
+def power(x: Any, exponent: Any) -> Tensor:
+    """x as a factor `exponent` times, or 1 over that where it is negative; the root for 1/2. Raises UnsupportedOp for others."""
+    value = float(exponent) if isinstance(exponent, Real) else math.nan
+    if value == 0.5:
+        return sqrt(x)
+    if not 1 <= math.fabs(value) <= MOST_FACTORS or value != int(value):
+        raise UnsupportedOp(f"x**{exponent!r}: a power is a product, of 1 to {MOST_FACTORS} factors or their inverse; for x > 0 others are ft.exp(exponent * ft.log(x))")
+    product = "*".join(["X[...]"] * int(math.fabs(value)))
+    return apply(row("power", "X", f"Y[...] = {product}" if value > 0 else f"Y[...] = 1/({product})"), [as_tensor(x)])
+
+
 # ---- activations ----
 
 
@@ -150,7 +163,7 @@ def selu(x: Any) -> Tensor:
 
 def gelu(x: Any, approximate: str = "none") -> Tensor:
     """x·Φ(x), Φ the normal distribution: by erf, or by tanh (approximate="tanh"). Raises UnsupportedOp."""
-    if approximate not in ("none", "tanh"):
+    if not isinstance(approximate, str) or approximate not in ("none", "tanh"):
         raise UnsupportedOp(f"gelu: approximate={approximate!r}: expected 'none' or 'tanh'")
     if approximate == "tanh":
         return _activation("gelu_tanh", x, π=math.pi)

@@ -11,13 +11,13 @@ import numpy as np
 
 from faltung.graph.dsl.arguments import Ints, letters_of, per_axis
 from faltung.graph.dsl.leaves import as_tensor
+from faltung.graph.dsl.pointwise import MOST_FACTORS
 from faltung.graph.errors import ShapeError, UnsupportedOp
 from faltung.graph.index import Batch, Extent
 from faltung.graph.ops import REGISTRY, apply
 from faltung.graph.parse import FAMILIES, Attribute
 from faltung.graph.tensor import Tensor
 
-PRODUCTS = 8  # powers up to this are products of reads
 MOST_ELEMENTS = 2**24  # of a plane whose elements are numbered: float32 holds all whole numbers so far
 
 # ---- geometry ----
@@ -248,7 +248,7 @@ def _lp(name: str, input: Any, norm_type: float, kernel: Ints, stride: Ints | No
         raise ShapeError(f"{name}: norm_type={norm_type!r}: give a positive number")
     windows, a = _windows(name, x, kernel, stride, 0, ceil_mode), norm_type
     powers = x
-    if a == int(a) <= PRODUCTS:
+    if a == int(a) <= MOST_FACTORS:
         for _ in range(int(a) - 1):
             powers = powers * x
     else:

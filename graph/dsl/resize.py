@@ -49,7 +49,7 @@ def interpolate(
     below 1 and a mode for another number of axes, UnsupportedOp for another mode, DTypeError for means of integers.
     """
     x = as_tensor(input)
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise UnsupportedOp(f"interpolate: mode={mode!r}: expected {', '.join(MODES)}")
     ranks, offset = MODES[mode]
     rank = x.rank - 2

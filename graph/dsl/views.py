@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from faltung.graph.dsl.arguments import Axes, axes_of, letters_of
+from faltung.graph.dsl.arguments import Axes, axes_of, axis_of, letters_of
 from faltung.graph.dsl.border import MODES, border
 from faltung.graph.dsl.leaves import as_tensor
 from faltung.graph.errors import DTypeError, ShapeError, UnsupportedOp
@@ -26,10 +26,15 @@ def _view(op: str, x: Tensor, read: Sequence[str], write: Sequence[str], extents
 def transpose(x: Any, axes: Sequence[int] | None = None) -> Tensor:
     """Axes permuted as in np.transpose (default: reversed). Raises ShapeError for a list that is no permutation."""
     x = as_tensor(x)
-    given = tuple(reversed(range(x.rank))) if axes is None else tuple(axes)
-    order = tuple(a % x.rank for a in given if -x.rank <= a < x.rank)
+    given = tuple(reversed(range(x.rank))) if axes is None else tuple(axes) if isinstance(axes, Sequence) else (axes,)
+    order = tuple(int(a) % x.rank for a in given if isinstance(a, (int, np.integer)) and -x.rank <= a < x.rank)
     if sorted(order) != list(range(x.rank)) or len(given) != x.rank:
-        raise ShapeError(f"transpose: {list(given)} is not a permutation of {list(range(x.rank))}")
+        whole = list(range(x.rank))
+        hint = ""
+        if len(order) == len(given) == 2 < x.rank:
+            whole[order[0]], whole[order[1]] = order[1], order[0]
+            hint = f"; to exchange two axes name all of them: {', '.join(map(str, whole))}"
+        raise ShapeError(f"transpose: {list(given)} is not a permutation of {list(range(x.rank))}{hint}")
     letters = letters_of(x, "transpose")
     return _view("transpose", x, letters, [letters[a] for a in order])
 
@@ -38,8 +43,8 @@ def flatten(x: Any, start_dim: int = 1, end_dim: int = -1) -> Tensor:
     """Axes start_dim … end_dim merged into one, in row-major order."""
     x = as_tensor(x)
     for d in (start_dim, end_dim):
-        if not -(x.rank or 1) <= d < (x.rank or 1):
-            raise ShapeError(f"flatten: dimension {d} of a tensor with {x.rank} axes {list(x.shape)}")
+        if not isinstance(d, (int, np.integer)) or not -(x.rank or 1) <= d < (x.rank or 1):
+            raise ShapeError(f"flatten: dimension {d!r} of a tensor with {x.rank} axes {list(x.shape)}")
     first, last = start_dim % (x.rank or 1), end_dim % (x.rank or 1)
     if first > last:
         raise ShapeError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim}")
@@ -59,6 +64,8 @@ def reshape(x: Any, shape: Sequence[Extent | None]) -> Tensor:
     from faltung.graph.reshape import index_lists
 
     x = as_tensor(x)
+    if not isinstance(shape, Sequence):
+        raise ShapeError(f"reshape: {shape!r} is no shape: give the extents in a tuple")
     for old, new, lists in index_lists(x.shape, tuple(shape)):
         del old
         x = apply(REGISTRY["reshape"], [x], words=lists, dtype=x.dtype)
@@ -69,7 +76,7 @@ def reshape(x: Any, shape: Sequence[Extent | None]) -> Tensor:
 def unflatten(x: Any, dim: int, sizes: Sequence[int]) -> Tensor:
     """Axis `dim` split into several, one of which may be -1. Raises ShapeError where the numbers do not fit."""
     x = as_tensor(x)
-    (at,) = axes_of(x, dim, "unflatten")
+    at = axis_of(x, dim, "unflatten")
     if not isinstance(sizes, Sequence):
         raise ShapeError(f"unflatten: sizes={sizes!r}: expected several integers")
     return reshape(x, (*x.shape[:at], *sizes, *x.shape[at + 1 :]))
@@ -184,7 +191,7 @@ def _fixed(op: str, x: Tensor, axis: int) -> int:
 def cat(tensors: Sequence[Any], dim: int = 0) -> Tensor:
     """Tensors one behind the other along an axis. Raises ShapeError where other axes differ, DTypeError for mixed types."""
     xs = _alike("cat", tensors)
-    (axis,) = axes_of(xs[0], dim, "cat")
+    axis = axis_of(xs[0], dim, "cat")
     letters = letters_of(xs[0], "cat")
     for x in xs:
         if x.rank != xs[0].rank or any(e != f for a, (e, f) in enumerate(zip(x.shape, xs[0].shape, strict=True)) if a != axis):

@@ -19,6 +19,6 @@ ROWS = (
     row("border_circular", "X", "Y[{pre}u<U{post}] = X[{pre}u-A{post}] + X[{pre}u-A+L{post}] + X[{pre}u-A-L{post}]"),
     row("border_reflect", "X", "Y[{pre}u<U{post}] = X[{pre}u-A{post}] + X[{pre}A-u{post}] * [u < A] + X[{pre}2*L-2+A-u{post}] * [u ≥ L+A]"),
     row("border_replicate", "X", "Y[{pre}u<U{post}] = X[{pre}u-A{post}] + X[{pre}0{post}] * [u < A] + X[{pre}L-1{post}] * [u ≥ L+A]"),
-    row("linear", "X W", "Y[n,o] = sum(k: X[n,k] * W[o,k])", optional=("B", " + B[o]")),
+    row("linear", "X W", "Y[{over},o] = sum(k: X[{over},k] * W[o,k])", optional=("B", " + B[o]")),
     row("matmul", "A B", "Y[i,j] = sum(k: A[i,k] * B[k,j])"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -76,6 +77,8 @@ def define(text: str) -> DefinedOp:
     Several lines define intermediate tensors first. The result is called with tensors in the order in which
     the text first reads them, and with attributes by name. Raises EquationError for text that does not parse.
     """
+    if not isinstance(text, str):
+        raise EquationError(f"an equation is text, as in 'Y[i] = 2 * X[i]', not {type(text).__name__}")
     lines = tuple(line.strip() for line in text.strip().splitlines() if line.strip())
     if not lines:
         raise EquationError("an op needs at least one equation, as in Y[i] = 2 * X[i]")
@@ -98,6 +101,9 @@ class DefinedOp:
     def __call__(self, *tensors: Tensor, **attributes: Attribute) -> Tensor:
         from faltung.graph.dsl import as_tensor
 
+        text = "\n".join(self.op.equations)
+        if unknown := [name for name in attributes if not re.search(rf"\b{re.escape(name)}\b", text)]:
+            raise EquationError(f"{text}: attribute {', '.join(unknown)} does not occur in it")
         return apply(self.op, [as_tensor(t) for t in tensors], attributes=attributes)
 
     def __str__(self) -> str:

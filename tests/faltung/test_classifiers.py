@@ -64,8 +64,9 @@ def test_the_train_command_takes_either_set(dataset: str, tmp_path: Path, capsys
     assert main([*given, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["dataset"] == dataset and found["history"][0]["epoch"] == 1
-    assert main([*given, "--seed", "-1"]) == 1
-    assert "manual_seed(-1)" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*given, "--seed", "-1"])
+    assert "'-1' is no whole number from 0 on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 30])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -49,6 +52,11 @@ def test_any_network_of_the_zoo(capsys: pytest.CaptureFixture[str]) -> None:
         (["inspect", STRIDED], "--shape X=… --shape K=…"),
         (["inspect", "Y[n] = X[n+", "--shape", "X=3"], "expected a number"),
         (["inspect", "Y[n] = X[n]", "--shape", "X=3,q"], "write NAME=extents"),
+        (["inspect", "Y[n] = X[n]", "--shape", "X=3", "--shape", "X=4"], "two shapes for X: [3] and [4]"),
+        (["inspect", "Y[n] = X[n]", "--shape", "X=3", "--shape", "Z=4"], "Z: no operand of the equation, whose operands are X"),
+        (["inspect", "lenet5", "--shape", "X=3"], "'lenet5' is none: it has no ="),
+        (["inspect", "."], ".: a folder, not a file"),
+        (["bench", "--net", "mlp", "--batch-size", "99999999999"], "make the batch smaller"),
         (["inspect", "Y[n,i] = X[n,i]", "--shape", "X=N,99999999999999999999"], "X: extent 99999999999999999999 of axis 1"),
         (["inspect", "missing.safetensors"], "no such file"),
         (["inspect", "missing.pth"], "no such file"),
@@ -75,10 +83,34 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_wrong_call_is_code_2() -> None:
-    for arguments in ([], ["dance"], ["train", "--epochs", "0"], ["inspect"]):
+    numbers = (["train", "--epochs", "0"], ["bench", "--seconds", "nan"], ["bench", "--seconds", "-1"], ["train", "--lr", "inf"],
+               ["verify", "mlp", "--seed", "-1"], ["train", "--batch-size", "2.5"])  # fmt: skip
+    for arguments in ([], ["dance"], *numbers, ["inspect"]):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 2
+
+
+def test_nobody_reads_on() -> None:
+    process = subprocess.Popen([sys.executable, "-m", "faltung", "inspect", "mlp"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout and process.stderr
+    process.stdout.close()  # before it has imported what it needs to print
+    assert process.stderr.read() == b"" and process.wait() == 141
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a disk that is always full")
+def test_the_answer_finds_no_room() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "faltung", "inspect", "mlp"], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1 and done.stderr.startswith(b"faltung: [Errno 28]") and done.stderr.count(b"\n") == 1
+
+
+def test_a_cache_that_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for folder, begins in ((tmp_path / "file", "BAD"), (tmp_path / "new", "ok")):
+        monkeypatch.setenv("FALTUNG_CACHE", str(folder))
+        (check,) = [check for check in doctor.examine() if check.name == "kernel cache"]
+        assert check.well == (begins == "ok") and ("nothing can be kept" in check.finding) == (begins == "BAD")
 
 
 def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

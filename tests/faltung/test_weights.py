@@ -544,7 +544,7 @@ def test_archives_that_are_none(tmp_path: Path) -> None:
         with pytest.raises(ft.CheckpointError, match=r"w\.pth"):
             weights.read(path)
     for place in (tmp_path, tmp_path / "absent.pth"):
-        with pytest.raises(ft.CheckpointError, match="no such file"):
+        with pytest.raises(ft.CheckpointError, match="no such file|a folder, not a file"):
             weights.read(place)
     np.savez(tmp_path / "o.npz", x=np.array([{}], dtype=object))
     with pytest.raises(ft.CheckpointError, match=r"o\.npz: cannot be read.*allow_pickle"):
