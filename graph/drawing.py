@@ -10,7 +10,7 @@ from typing import Any
 
 from faltung.graph.errors import UnsupportedOp
 from faltung.graph.matrix import Matrix
-from faltung.graph.show import DOT, MACRON
+from faltung.graph.show import latex_name
 
 MOST_ROWS, WIDEST = 64, 200  # lines and characters of a table
 LATEX_SIDE = 64  # rows or columns in LaTeX
@@ -94,9 +94,4 @@ def latex(matrix: Matrix) -> str:
 def _latex_name(element: str) -> str:
     """`K2[0,1]` as `K^{(2)}_{0,1}`."""
     name, _, index = element.rstrip("]").partition("[")
-    base = name.replace(MACRON, "").replace(DOT, "").replace("ʹ", "")
-    letters = base.rstrip("0123456789")
-    shown = letters if len(letters) == 1 else rf"\mathrm{{{letters}}}"
-    shown = rf"\bar{{{shown}}}" if MACRON in name else rf"\dot{{{shown}}}" if DOT in name else shown
-    mark = ("'" if "ʹ" in name else "") + (f"({base[len(letters):]})" if letters != base else "")
-    return shown + (f"^{{{mark}}}" if mark else "") + (f"_{{{index}}}" if index else "")
+    return latex_name(name) + (f"_{{{index}}}" if index else "")

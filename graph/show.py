@@ -84,18 +84,20 @@ def _number(value: int | float | Fraction, binding: int) -> str:
 
 def latex(eq: Equation) -> str:
     """The equation in LaTeX."""
-    names = tuple(_latex_name(n) for n in eq.operands)
+    names = tuple(latex_name(n) for n in eq.operands)
     left = ", ".join(_latex_affine(a) for a in eq.lhs)
-    return f"{_latex_name(eq.target)}_{{{left}}} = {_latex_expr(eq.expr, names, 0)}"
+    return f"{latex_name(eq.target)}_{{{left}}} = {_latex_expr(eq.expr, names, 0)}"
 
 
-def _latex_name(name: str) -> str:
+def latex_name(name: str) -> str:
+    """`K̄2` as `\\bar{K}^{(2)}`: numbers stand above, since indices stand below."""
     base = name.replace(MACRON, "").replace(DOT, "").replace("ʹ", "")
-    head, tail = base[:1], base[1:]
-    text = f"{head}_{{{tail}}}" if tail.isdigit() else rf"\mathrm{{{base}}}" if tail else head
+    letters = base.rstrip("0123456789")
+    text = letters if len(letters) == 1 else rf"\mathrm{{{letters}}}"
     text = rf"\bar{{{text}}}" if MACRON in name else text
     text = rf"\dot{{{text}}}" if DOT in name else text
-    return f"{text}'" if "ʹ" in name else text
+    text = f"{text}'" if "ʹ" in name else text
+    return f"{text}^{{({base[len(letters):]})}}" if letters != base else text
 
 
 def _latex_affine(form: Affine) -> str:

@@ -69,6 +69,12 @@ def test_latex(name: str, golden: Golden) -> None:
     golden("\n".join(t.latex() for t in computed([y, *gradients(y)])))
 
 
+def test_numbers_of_names_stand_above_their_indices() -> None:
+    """Two subscripts of one name are no LaTeX."""
+    x, z = (dsl.input(name, (2, 3)) for name in "xz")
+    assert dsl.cat([x, z], 0).latex().split(" \\\\\n") == ["Y_{n, k} = X^{(0)}_{n, k}", "Y_{n+2, k} = X^{(1)}_{n, k}"]
+
+
 LISTING = """
 from faltung.graph.pipeline import listing, optimise
 from tests.graph.programs import PROGRAMS
