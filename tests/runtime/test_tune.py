@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import pytest
 
 import faltung as ft
 from faltung import nn
-from faltung.codegen.choose import Way
+from faltung.codegen.choose import Way, choose
+from faltung.codegen.machine import Machine
+from faltung.codegen.program import lower
 from faltung.codegen.schedules.task import Task
-from faltung.runtime import cache, tune
+from faltung.codegen.target import named
+from faltung.graph.pipeline import optimise
+from faltung.runtime import cache, facts, tune
 from faltung.runtime.threads import set_threads, threads
 from faltung.runtime.verify import verify
 
@@ -137,14 +142,32 @@ def test_what_is_no_batch(batch: Any) -> None:
             ft.compile(network()[1], tune=batch)
 
 
+MACHINE = Machine(2, 8e9, 48 << 10, 1 << 20, 32 << 20, 40e9, 50e9)
+
+
 def test_the_choice_is_for_the_batch_that_will_come() -> None:
     """512 channels at 7×7: weights are what one image waits for, products what sixteen do."""
     x, k = ft.input("x", (None, 512, 7, 7)), ft.parameter(np.zeros((512, 512, 3, 3), np.float32), "k")
-    y = ft.conv2d(ft.conv2d(x, k, padding=1), k, padding=1)
-    one, many = (ft.compile(y, batch=batch) for batch in (1, 64))
-    assert not any("F(4+3,3)" in s for s in schedules(one)) and any("F(4+3,3)" in s for s in schedules(many))
-    report = verify(many, batch=2)
-    assert report.well and any("F(4+3,3)" in line.schedule for line in report.lines)
+    outputs = optimise([ft.conv2d(ft.conv2d(x, k, padding=1), k, padding=1)])
+
+    def taken(images: int) -> list[str]:
+        choose_for = lambda task: choose(replace(task, facts=lambda: MACHINE, images=images))  # noqa: E731
+        return [s.schedule for s in lower(outputs, {}, named("avx512"), accuracy="balanced", choose=choose_for).steps]
+
+    assert any(s.startswith("F(4+3,3)") for s in taken(16)) and any(s.startswith("F(4+3,3)") for s in taken(64))
+    assert not any(s.startswith("F(4+3,3)") for images in (0, 1) for s in taken(images))
+
+
+def test_every_kernel_is_chosen_for_that_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so are those that are verified, which are chosen anew."""
+    seen: list[int] = []
+    monkeypatch.setattr(facts, "recall", lambda task, choose: (seen.append(task.images), choose(task))[1])
+    for batch, images in ((None, 0), (16, 16)):
+        seen.clear()
+        model = ft.compile(network()[1], batch=batch)
+        assert seen and set(seen) == {images}
+        seen.clear()
+        assert verify(model, batch=2).well and set(seen) == {images}
 
 
 # ---- timed in earnest ----
