@@ -56,11 +56,10 @@ class Nest(Tile):
         """Statements that come first in each unit."""
 
     def begin(self, places: list[list[dict[str, Place]]]) -> list[list[Reg]]:
-        """Sums begin at 0, and the lines of the results are asked for, and those of what is added to them."""
+        """Sums begin at 0, and the lines of what is added to them are asked for."""
         beside = [x for x in self.eq.accesses if self._beside(x)]
         for v in range(self.form.vectors):
             for row in places:
-                self.k.prefetch(self.out.buffer, self.out.layout.address(self.eq.lhs, row[v]), write=True)
                 for x in beside:
                     memory = self.memory[x.slot]
                     self.k.prefetch(memory.buffer, memory.layout.address(x.index, row[v]))

@@ -11,7 +11,6 @@ from faltung.codegen.layout import Layout, Place, blocked, plain, within
 from faltung.codegen.loops import Int
 from faltung.codegen.lower import follows, scalar_places
 from faltung.codegen.schedules.task import Task
-from faltung.codegen.target import Target
 from faltung.graph.equation import Equation
 from faltung.graph.expr import Access, reindex
 from faltung.graph.index import Affine, Batch, Extent
@@ -194,7 +193,7 @@ def _tiled(task: Task, found: Lanes) -> Form:
                 if score > best[0] + RUNNING_ON:
                     best = (score, ((row, t),), vectors, lines)
     _, tile, vectors, along = best
-    unroll = WRITTEN_OUT if along else _unroll(prod(t for _, t in tile), vectors, task.target)
+    unroll = WRITTEN_OUT if along else _unroll(prod(t for _, t in tile), vectors)
     return Form(found, tile, vectors, unroll, half and vectors == blocks, along)
 
 
@@ -207,13 +206,9 @@ def images(task: Task, found: Lanes) -> str | None:
     return first if prod(fixed(eq.extent[i]) for i in c.reduced if i != first) >= 16 else None
 
 
-def _unroll(points: int, vectors: int, target: Target) -> int:
-    """Steps of the innermost reduction written out: a full tile needs none, and with more the allocator spills.
-
-    Not where multiply-adds read their elements from memory: of one vector each does, and every load counts.
-    """
-    alone = vectors == 1 and target.vector_bytes == 64
-    return 1 if points * vectors >= 12 and not alone else 4
+def _unroll(points: int, vectors: int) -> int:
+    """Steps of the innermost reduction written out: a full tile needs none, and with more the allocator spills."""
+    return 1 if points * vectors >= 12 else 4
 
 
 def _tiles(task: Task, c: Contraction, most: int) -> Iterator[tuple[tuple[str, int], ...]]:
