@@ -6,13 +6,17 @@ besides its sums (folded normalisation, activation, addition) is in its time and
 
     GFLOP/s    two for every product of the definition: Winograd's algorithm may exceed the peak
     %          of the multiply-add peak of all threads, measured before every run
+    near %     the same when each unit of a kernel's work is done again right after the first time: its lines are in the
+               first levels of cache then (traffic.py)
     GB/s       lines of memory that all threads move in the kernels' time: each thread what it reads, and what it writes
                twice, because a line is fetched before it is written
     memory     the part of the time that memory takes to move these lines and nothing else: measured, in turns with the
                network, by a run of it in which every kernel has given way to one that reads and writes the same lines by the
                same threads (traffic.py). Each line is so where the network leaves it, be it in a cache or in that of
                another processor. Above 100 % the kernel moves them better than that
-    bound      by what the layer is bound: `memory` where the lines take longer than the products at the peak
+    bound      by what the layer is bound. `bandwidth`: the lines alone take longer than the products at the peak. `latency`:
+               it falls short of 85 % of the peak, and does not when its lines are near: it waits for them. Together they are
+               what A. Yasin calls memory bound (A Top-Down Method for Performance Analysis, ISPASS 2014)
 
 Each line is moved once in a layer, though a kernel may read it again. A layer that stands in several places counts by
 the median of all of them.
@@ -36,7 +40,7 @@ from numpy.typing import NDArray
 import faltung as ft
 from bench.inference import NETWORKS
 from bench.timing import table
-from bench.traffic import for_one_image, movers
+from bench.traffic import TIMES, for_one_image, movers, repeated
 from faltung import zoo
 from faltung.graph.history import ITSELF
 from faltung.graph.tensor import Tensor
@@ -98,6 +102,7 @@ class Seen:
     share: float  # of the peak
     peak: float
     memory_s: float  # in which memory moves the bytes
+    near_s: float  # with all lines near
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ class Layer:
     schedule: str
     gflops: float
     percent: float
+    near: float  # % of the peak
     gbytes: float  # a second
     memory: float  # % of the time
     bound: str
@@ -122,7 +128,7 @@ class Layer:
     @property
     def low(self) -> bool:
         """Whether it falls short of what a direct kernel should reach."""
-        return self.direct and self.bound != "memory" and self.percent < ENOUGH
+        return self.direct and self.bound == "arithmetic" and self.percent < ENOUGH
 
 
 def main(argv: list[str]) -> int:
@@ -170,7 +176,7 @@ def measure(network: str, accuracy: str, counts: Sequence[int]) -> list[Seen]:
 def seen(model: Model, network: str, count: int, accuracy: str) -> list[Seen]:
     """The convolutions of a model, run now."""
     program = model.program
-    working, peaks, moving, moved = _in_turns(model, count)
+    working, peaks, moving, repeating, moved = _in_turns(model, count)
     kernels: dict[Tensor, list[int]] = {}
     for n, step in enumerate(program.steps):
         if step.equation in step.tensor.equations:  # not a copy into another layout
@@ -182,27 +188,30 @@ def seen(model: Model, network: str, count: int, accuracy: str) -> list[Seen]:
         if written is None or described is None:
             continue
         flops = 2 * prod(map(for_one_image, written.shape)) * described.channels // described.groups * prod(described.window)
-        seconds, memory = working[:, numbers].sum(axis=1), moving[:, numbers].sum(axis=1)
+        seconds, memory, again = (a[:, numbers].sum(axis=1) for a in (working, moving, repeating))
         found.append(
             Seen(
                 described, network, count, accuracy, program.steps[numbers[-1]].schedule, flops, sum(moved[n] for n in numbers),
-                float(median(seconds)), float(median(flops / seconds / peaks)), float(median(peaks)), float(median(memory)),
+                float(median(seconds)), float(median(flops / seconds / peaks)), float(median(peaks)), float(median(memory)), float(median(again) - median(seconds)) / (TIMES - 1),
             )
         )  # fmt: skip
     return found
 
 
-def _in_turns(model: Model, count: int) -> tuple[Array, Array, Array, list[int]]:
-    """Seconds of the slowest thread (runs, kernels), the peak before each run, the same of what only moves lines, and its bytes."""
+def _in_turns(model: Model, count: int) -> tuple[Array, Array, Array, Array, list[int]]:
+    """Seconds of the slowest thread (runs, kernels), the peak before each run, the same seconds of what only moves lines and
+    of kernels that do each unit again, and the bytes that are moved.
+    """
     profile.sample(model, {}, 1)  # there is a plan from now on
-    moves, moved = movers(model, count)
+    (moves, moved), again = movers(model, count), repeated(model, count)
     pool = threads.pool()
-    samples, moving = [], []
+    samples, moving, repeating = [], [], []
     for _ in range(ROUNDS):
         samples.append(profile.sample(model, {}, RUNS))
         moving += [pool.measure(moves)[..., 1].max(axis=0) for _ in range(RUNS)]
+        repeating += [pool.measure(again, 1)[..., 1].max(axis=0) for _ in range(RUNS)]
     peaks = np.concatenate([s.peaks for s in samples])
-    return np.concatenate([s.working for s in samples]), np.maximum(peaks, 1.0), np.array(moving), moved
+    return np.concatenate([s.working for s in samples]), np.maximum(peaks, 1.0), np.array(moving), np.array(repeating), moved
 
 
 # ---- what is shown ----
@@ -220,13 +229,14 @@ def _layer(name: str, places: Sequence[Seen]) -> Layer:
     first = places[0]
     arithmetic = median(s.flops / s.peak for s in places)
     memory = median(s.memory_s for s in places)
+    percent, near = (100 * median(shares) for shares in ([s.share for s in places], [s.flops / s.peak / s.near_s for s in places]))
     return Layer(
         name, ", ".join(dict.fromkeys(s.network for s in places)), first.threads, first.accuracy,
         _usual(s.schedule for s in places),
-        gflops=median(s.flops / s.seconds for s in places) / 1e9, percent=100 * median(s.share for s in places),
+        gflops=median(s.flops / s.seconds for s in places) / 1e9, percent=percent, near=near,
         gbytes=median(s.moved / s.seconds for s in places) / 1e9,
         memory=100 * median(s.memory_s / s.seconds for s in places),
-        bound="memory" if memory > arithmetic else "arithmetic",
+        bound="bandwidth" if memory > arithmetic else "latency" if percent < ENOUGH <= near else "arithmetic",
     )  # fmt: skip
 
 
@@ -241,12 +251,15 @@ def report(rows: Sequence[Layer]) -> str:
     parts = []
     for accuracy, count in dict.fromkeys((r.accuracy, r.threads) for r in rows):
         chosen = [r for r in rows if (r.accuracy, r.threads) == (accuracy, count)]
-        cells = [[r.name, f"{r.gflops:.0f}", f"{r.percent:.0f}", f"{r.gbytes:.0f}", f"{r.memory:.0f}", r.bound, r.schedule, r.networks] for r in chosen]
+        cells = [
+            [r.name, f"{r.gflops:.0f}", f"{r.percent:.0f}", f"{r.near:.0f}", f"{r.gbytes:.0f}", f"{r.memory:.0f}", r.bound, r.schedule, r.networks]
+            for r in chosen
+        ]
         direct, low = [r for r in chosen if r.direct], [r for r in chosen if r.low]
+        broad, late = (sum(r.bound == word for r in direct) for word in ("bandwidth", "latency"))
         title = f"{accuracy}, {count} thread{'s' * (count > 1)}: {len(chosen)} convolutions, {len(direct)} of them direct"
-        bound = sum(r.bound == "memory" for r in direct)
-        title += f"; of these {bound} are bound by memory, and of the others {len(low)} are below {ENOUGH} % of the peak"
-        head = ["convolution", "GFLOP/s", "%", "GB/s", "memory %", "bound", "schedule", "networks"]
+        title += f"; of these {broad} are bound by bandwidth, {late} by latency, and of the others {len(low)} are below {ENOUGH} % of the peak"
+        head = ["convolution", "GFLOP/s", "%", "near %", "GB/s", "memory %", "bound", "schedule", "networks"]
         parts.append(f"{title}\n\n{table(head, cells)}")
     return "\n\n".join(parts)
 

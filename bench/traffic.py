@@ -1,24 +1,27 @@
-"""What each kernel of a model moves between its threads and memory, and a plan that moves just this.
+"""What memory has to do with a kernel's time: plans that only move what a model moves, and that find everything near.
 
-    movers(model, threads) → the model's plan, in which every kernel has given way to one that computes nothing:
-                             each thread reads the lines that the kernel reads, and writes those that it writes
+    movers(model, threads)   → the model's plan, in which every kernel has given way to one that computes nothing:
+                               each thread reads the lines that the kernel reads, and writes those that it writes
+    repeated(model, threads) → the model's plan, in which every kernel does each unit of its work TIMES times in turn
 
-A run of that plan finds each line where a run of the model would: in the same cache of the same processor, touched last by
+A run of the movers finds each line where a run of the model would: in the same cache of the same processor, touched last by
 the same thread. So its clocks say how long memory takes, with no model of caches in between. Of what a thread reads and
 writes in a step each line is moved once, all operands side by side from their first line to their last, as a kernel goes
 through them; that it may read a line again is left out. What is reached is known from the kernels' loops (codegen/reach.py).
+
+A unit that is done again finds its lines in the first levels of cache: what it takes more than that, a kernel waits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 
 from faltung.codegen.builder import Builder
-from faltung.codegen.loops import Kernel
+from faltung.codegen.loops import For, Int, Kernel, Var
 from faltung.codegen.program import Program
 from faltung.codegen.target import Target, host
 from faltung.graph.cost import cost
@@ -31,6 +34,7 @@ from faltung.runtime.waits import Use
 LINE = 64  # bytes
 TURN = 32  # lines of the longest walk that are moved before those of the next one
 SUMS = 8  # to which what is read is added in turns
+TIMES = 3
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,7 @@ class Walk:
 
 def movers(model: Model, count: int) -> tuple[plan.Plan, list[int]]:
     """A plan that moves what so many threads move for one image, and the bytes that each of its steps moves."""
-    whole = model.plan
-    assert whole is not None and not whole.rounds, "one image at a time has no rounds"
-    whole.settle(count, 1)
+    whole = _settled(model, count)
     steps = [_walks(step, whole.addresses, model.program, number, count) for number, step in enumerate(whole.steps)]
     base = min(w.first for walks in steps for each in walks for w in each)
     target = host()
@@ -65,6 +67,32 @@ def movers(model: Model, count: int) -> tuple[plan.Plan, list[int]]:
     loaded, sums = code.build(kernels, target), Arena(LINE * count)
     ready = [plan.Step(loaded.address(k), (0, 1), (count, 0), barrier) for k, barrier in zip(kernels, whole.barriers, strict=True)]
     return plan.Plan(ready, [base * LINE, sums.pointer(0)], (loaded, sums, model)), [sum(w.bytes for each in walks for w in each) for walks in steps]
+
+
+def repeated(model: Model, count: int) -> plan.Plan:
+    """A plan that does what so many threads do for one image, each unit of work TIMES times."""
+    whole = _settled(model, count)
+    kernels = [again(step.kernel) for step in model.program.steps]
+    loaded = code.build(kernels, host())
+    ready = [
+        replace(step, kernel=loaded.address(k), barrier=barrier, uses=None)
+        for step, k, barrier in zip(whole.steps, kernels, whole.barriers, strict=True)
+    ]
+    return plan.Plan(ready, whole.addresses, (loaded, model))
+
+
+def again(kernel: Kernel) -> Kernel:
+    """The kernel, each unit of which is done TIMES times."""
+    body = For(Var("time"), Int(0), Int(TIMES), 1, kernel.body)
+    return Kernel(kernel.name, kernel.buffers, kernel.variable, kernel.total, (body,), kernel.sweep, kernel.private)
+
+
+def _settled(model: Model, count: int) -> plan.Plan:
+    """The model's plan, with the barriers that so many threads need for one image."""
+    whole = model.plan
+    assert whole is not None and not whole.rounds, "one image at a time has no rounds"
+    whole.settle(count, 1)
+    return whole
 
 
 def mover(target: Target, walks: Sequence[Sequence[Walk]], base: int) -> Kernel:

@@ -189,9 +189,9 @@ class Builder:
         value = value if isinstance(value, Expr) else loops.const(value, type_of(buffer.elem))
         self.append(Store(buffer, loops.lift(address, loops.INDEX), value, mask))
 
-    def prefetch(self, buffer: Buffer, address: Operand) -> None:
-        """Hint that the cache line at the address will be read soon; the address may be outside the buffer."""
-        self.append(Prefetch(buffer, loops.lift(address, loops.INDEX)))
+    def prefetch(self, buffer: Buffer, address: Operand, write: bool = False) -> None:
+        """Hint that the cache line at the address will be read, or written, soon; the address may be outside the buffer."""
+        self.append(Prefetch(buffer, loops.lift(address, loops.INDEX), write))
 
     # ---- expressions ----
 

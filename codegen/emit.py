@@ -149,9 +149,9 @@ class Body(Arithmetic):
         self.lines.append("  " + self.intrinsic("void", f"llvm.masked.store.{name}.p0", args))
 
     def prefetch(self, stmt: Prefetch) -> None:
-        """Into all levels of the cache."""
+        """Into all levels of the cache; for writing, out of those of other cores."""
         p = self.pointer(stmt.buffer, stmt.address, "")
-        args = [("ptr", p), ("i32", "0"), ("i32", "3"), ("i32", "1")]
+        args = [("ptr", p), ("i32", str(int(stmt.write))), ("i32", "3"), ("i32", "1")]
         self.lines.append("  " + self.intrinsic("void", "llvm.prefetch.p0", args))
 
     # ---- control ----

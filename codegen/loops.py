@@ -6,7 +6,7 @@
            | Set(register, value)                      the first Set of a name declares the register
            | Let(temp, value)                          evaluated once, here
            | Store(buffer, address, value, mask)       vectors go to consecutive elements
-           | Prefetch(buffer, address)                 a hint: the line will be read soon; any address will do
+           | Prefetch(buffer, address, write)          a hint: the line will be read, or written, soon; any address will do
     expr   = Int(value)                                index arithmetic is scalar i64
            | Const(value, type)
            | Var(name)                                 a loop variable
@@ -87,6 +87,7 @@ class Store:
 class Prefetch:
     buffer: Buffer
     address: Expr
+    write: bool = False
 
 
 Stmt: TypeAlias = For | If | Set | Let | Store | Prefetch

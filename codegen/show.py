@@ -111,7 +111,7 @@ def statement(stmt: Stmt, known: set[str]) -> Iterator[str]:
         case Store():
             yield f"{place(stmt.buffer, stmt.address, stmt.value.type, stmt.mask)} = {expression(stmt.value)}"
         case Prefetch():
-            yield f"prefetch {stmt.buffer.name}[{expression(stmt.address)}]"
+            yield f"prefetch {stmt.buffer.name}[{expression(stmt.address)}]{' to write' * stmt.write}"
 
 
 def indented(body: Sequence[Stmt], known: set[str]) -> Iterator[str]:

@@ -12,7 +12,8 @@ import pytest
 import faltung as ft
 from bench.layers import Seen, Shape, layers, report, seen, shape
 from bench.timing import Timing, in_turns, table
-from bench.traffic import TURN, Walk, mover, movers
+from bench.traffic import TIMES, TURN, Walk, again, mover, movers, repeated
+from faltung.codegen.builder import Builder
 from faltung.codegen.interpret import run
 from faltung.codegen.target import host
 from faltung.runtime.threads import pool, set_threads, threads
@@ -74,7 +75,7 @@ def test_layers_are_seen_inside_their_network() -> None:
     halo = 4 * 16 * (10 * 10)  # of the image; a thread may read a line of it that another one reads too
     least = 4 * 16 * 32 * 9 + 4 * 16 * 64 + 2 * 4 * 32 * 16
     assert least <= found.moved <= 4 * 16 * 32 * 9 * count + halo * count + 2 * 4 * 32 * 16
-    assert found.memory_s > 0
+    assert found.memory_s > 0 and found.near_s > 0
 
 
 def test_one_thread_moves_every_line_once() -> None:
@@ -106,6 +107,33 @@ def test_movers_write_all_results_and_nothing_else(count: int) -> None:
         set_threads(before)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_units_may_be_done_again(count: int) -> None:
+    before = threads()
+    set_threads(count)
+    try:
+        x, k, few = ft.input("x", (1, 16, 9, 9)), weights(48, 16, 3, 3), weights(16, 48, 1, 1)
+        model = ft.compile(ft.conv2d(ft.relu(ft.conv2d(x, k, padding=1)), few), accuracy="strict")
+        image = np.random.default_rng(0).integers(-2, 3, (1, 16, 9, 9)).astype(np.float32)
+        expected, lies = model(image), _result(model)
+        pool().run(movers(model, count)[0])
+        assert not (_result(model) == lies).all()
+        pool().run(repeated(model, count), 1)
+        assert (_result(model) == lies).all() and (model(image) == expected).all()
+    finally:
+        set_threads(before)
+
+
+def test_a_unit_is_done_so_many_times() -> None:
+    k = Builder("adding", lanes=4)
+    y = k.buffer("y", size=(0, 4), written=True)
+    with k.parallel(k.N) as n:
+        k.store(y, n * 4, k.load(y, n * 4) + 1)
+    sums = np.zeros(12, np.float32)
+    run(again(k.finish()), {"y": sums}, 3, 1, 3)
+    assert sums.tolist() == [0] * 4 + [TIMES] * 8
+
+
 def _result(model: ft.Model) -> np.ndarray:
     """The memory of the result, as it lies."""
     assert model.plan is not None
@@ -131,13 +159,16 @@ def test_every_second_line_is_half_of_them() -> None:
 
 
 def test_a_shape_is_one_row_and_says_what_it_is_bound_by() -> None:
-    fast, slow = (Seen(SQUARE, "a", 1, "strict", "contraction, tile 1×2", 100, 30, s, 0.9, 100.0, 0.5) for s in (1.25, 1.75))
+    fast, slow = (Seen(SQUARE, "a", 1, "strict", "contraction, tile 1×2", 100, 30, s, 0.9, 100.0, 0.5, 1.25) for s in (1.25, 1.75))
     (row,) = layers([fast, slow])
     assert row.gflops == pytest.approx((80 + 100 / 1.75) / 2 / 1e9) and row.bound == "arithmetic" and row.direct and not row.low
     far = replace(fast, share=0.4, memory_s=1.1, network="b")
     (row,) = layers([far])
-    assert row.bound == "memory" and not row.low
-    (row,) = layers([replace(far, memory_s=0.9)])
+    assert row.bound == "bandwidth" and not row.low
+    own = replace(far, memory_s=0.9)
+    (row,) = layers([own])
     assert row.low and "of the others 1 are below 85 %" in report([row])
-    assert not layers([replace(far, memory_s=0.9, schedule="F(4,3), blocks of 28 tiles")])[0].low
+    (row,) = layers([replace(own, near_s=1.1)])  # 91 % of the peak when its lines are near
+    assert row.bound == "latency" and not row.low and "1 by latency" in report([row])
+    assert not layers([replace(own, schedule="F(4,3), blocks of 28 tiles")])[0].low
     assert len(layers([fast, slow, replace(fast, threads=2), replace(fast, accuracy="balanced")])) == 3

@@ -22,6 +22,7 @@ from faltung.graph.index import Batch
 CHUNKS = 4  # of an open row axis, so that there is parallel work at any batch size
 GRAIN = 64  # parallel units that are enough
 IMAGES = 8  # parallel units of one image that are enough
+FAR = 4  # times the second level of cache: results of an image that are more come from memory
 
 
 class Nest(Tile):
@@ -56,10 +57,13 @@ class Nest(Tile):
         """Statements that come first in each unit."""
 
     def begin(self, places: list[list[dict[str, Place]]]) -> list[list[Reg]]:
-        """Sums begin at 0, and the lines of what is added to them are asked for."""
+        """Sums begin at 0, and the lines of what is added to them are asked for; of the results, too, where these are many."""
         beside = [x for x in self.eq.accesses if self._beside(x)]
+        far = sum(self.out.layout.size) * self.task.bytes > FAR * self.task.target.l2
         for v in range(self.form.vectors):
             for row in places:
+                if far:
+                    self.k.prefetch(self.out.buffer, self.out.layout.address(self.eq.lhs, row[v]), write=True)
                 for x in beside:
                     memory = self.memory[x.slot]
                     self.k.prefetch(memory.buffer, memory.layout.address(x.index, row[v]))

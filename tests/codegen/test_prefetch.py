@@ -42,6 +42,21 @@ def test_it_is_printed_and_emitted() -> None:
     assert "inbounds" not in prefetched  # the address may be outside, which inbounds would promise against
 
 
+def test_it_may_be_for_writing() -> None:
+    k = Builder("kernel", lanes=4)
+    y = k.buffer("y", size=(0, 4), written=True)
+    with k.parallel(k.N) as n:
+        k.prefetch(y, n * 4, write=True)
+        k.store(y, n * 4, k.const(1))
+    kernel = k.finish()
+    assert "prefetch y[t*4] to write" in show.text(kernel)
+    out = np.zeros(12, np.float32)
+    jit.build([kernel], host()).kernel("kernel")([out], 3, 0, 3)
+    assert (out == 1).all()
+    if host().name == "avx512":
+        assert "prefetchw" in jit.assembly(emit.module([kernel], host()), host())
+
+
 def test_a_buffer_of_another_kernel_is_refused() -> None:
     k = Builder("kernel")
     with k.parallel(1):
