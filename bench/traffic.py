@@ -21,7 +21,7 @@ from math import prod
 import numpy as np
 
 from faltung.codegen.builder import Builder
-from faltung.codegen.loops import For, Int, Kernel, Var
+from faltung.codegen.loops import For, Kernel, Var
 from faltung.codegen.program import Program
 from faltung.codegen.target import Target, host
 from faltung.graph.cost import cost
@@ -75,16 +75,17 @@ def repeated(model: Model, count: int) -> plan.Plan:
     kernels = [again(step.kernel) for step in model.program.steps]
     loaded = code.build(kernels, host())
     ready = [
-        replace(step, kernel=loaded.address(k), barrier=barrier, uses=None)
+        replace(step, kernel=loaded.address(k), total=k.units, barrier=barrier, uses=None)
         for step, k, barrier in zip(whole.steps, kernels, whole.barriers, strict=True)
     ]
     return plan.Plan(ready, whole.addresses, (loaded, model))
 
 
 def again(kernel: Kernel) -> Kernel:
-    """The kernel, each unit of which is done TIMES times."""
-    body = For(Var("time"), Int(0), Int(TIMES), 1, kernel.body)
-    return Kernel(kernel.name, kernel.buffers, kernel.variable, kernel.total, (body,), kernel.sweep, kernel.private)
+    """The kernel with TIMES units in place of each, which all do its work."""
+    unit = Var("unit")
+    body = For(kernel.variable, unit // TIMES, unit // TIMES + 1, 1, kernel.body)  # once
+    return Kernel(kernel.name, kernel.buffers, unit, kernel.total * TIMES, (body,), kernel.sweep, kernel.private)
 
 
 def _settled(model: Model, count: int) -> plan.Plan:

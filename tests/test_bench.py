@@ -130,7 +130,9 @@ def test_a_unit_is_done_so_many_times() -> None:
     with k.parallel(k.N) as n:
         k.store(y, n * 4, k.load(y, n * 4) + 1)
     sums = np.zeros(12, np.float32)
-    run(again(k.finish()), {"y": sums}, 3, 1, 3)
+    repeating = again(k.finish())
+    assert repeating.units == (0, TIMES)
+    run(repeating, {"y": sums}, 3, TIMES, 3 * TIMES)
     assert sums.tolist() == [0] * 4 + [TIMES] * 8
 
 

@@ -391,4 +391,5 @@ HARMLESS: tuple[tuple[str, str, str], ...] = (
     ("load one further",   "X[n,c+2·g,i+p-1]·K[f+g", "a vector of a halo ends with one element that is not: it is drawn by no lane"),
     ("load one further",   "[n,f+2·g,v-p]·K",     "the same"),
     ("wrong block size",   "X[n,c,i+p-1,j+q-1]·K[f,c,p,q] + B[f]", "a block of tiles has more rows of products, on private memory, that nobody reads"),
+    ("wrong block size",   "X̄[n,c+4·g,2·v,2·w]", "units of work change places: of four parts of two images two are empty, and the others are all done"),
 )  # fmt: skip
