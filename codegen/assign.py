@@ -34,11 +34,11 @@ def layouts(order: Sequence[Tensor], updates: Mapping[Tensor, Tensor], lanes: Ma
     found: dict[Tensor, Layout] = {}
     wanted = _wanted(order, updates)
     fixed = unchanging(set(updates.values()))
-    users: dict[Tensor, list[Tensor]] = {t: [] for t in order}
+    users: dict[Tensor, list[Tensor]] = {t: [] for t in (*order, *updates.values())}  # some of these are written and never read
     for t in order:
         for o in dict.fromkeys(t.operands):
             users[o].append(t)
-    leaves = [t for t in order if t.is_leaf]
+    leaves = [t for t in users if t.is_leaf]
     for t in [t for t in leaves if t.kind != "state"] + [t for t in leaves if t.kind == "state"]:
         width = lanes.get(t.dtype, 1)
         if t in wanted and wanted[t] is not t:

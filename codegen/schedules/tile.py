@@ -200,6 +200,8 @@ def _tiled(task: Task, found: Lanes) -> Form:
 def images(task: Task, found: Lanes) -> str | None:
     """The reduced index that walks through images: outermost in both operands, with many positions in each."""
     c, eq = found.roles, found.equation
+    if not (c.a.index and c.b.index):
+        return None  # a scalar has no images
     first, second = (x.index[task.operands[x.slot].order[0][0]].name for x in (c.a, c.b))
     if first is None or first != second or first not in c.reduced or task.result.size[1]:
         return None

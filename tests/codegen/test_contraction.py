@@ -230,6 +230,14 @@ def test_sums_over_what_lanes_do_not_have(text: str, image: tuple[int, ...], tap
     assert contractions(check([y], [x, k], target, [0, 1, 5])) == 1
 
 
+@targets
+@pytest.mark.parametrize("columns", [2, 4, 8, 16, 24])
+def test_a_sum_times_a_scalar(columns: int, target: Target) -> None:
+    """As in a running statistic: the scalar has no axis that images could lie along."""
+    x, s = dsl.input("x", (None, columns)), dsl.input("s", ())
+    check([define("Y[c] = sum(n: X[n,c] * S[])")(x, s)], [x, s], target, [0, 1, 5])
+
+
 def test_the_same_bits_for_a_batch_and_for_its_images() -> None:
     """Each image's convolution is summed in one order, whatever else is in the batch."""
     (y, *_), (x, k, b, _) = CASES["3x3, two blocks"].outputs("float32")
