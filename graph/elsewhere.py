@@ -19,6 +19,7 @@ _CLIPPING = "gradients are tensors: scale them in a subclass of the optimiser, w
 _BUILT = "SGD, Adam and AdamW; an optimiser is an equation, graph/descent.py has them"
 _NOTHING = "nothing needs to be written: a compiled model computes what it was asked for, gradients only if they are among it"
 _EQUATION = "an equation: ft.define('Y[b,i,j] = sum(k: A[b,i,k] * B[b,k,j])')(a, b)"
+_PICTURES = "ft.datasets.image_folder(path), a sub-folder of image files for each class; (images, labels), two arrays, are data as they are"
 _STEP = "ft.compile_step(loss, net, optimiser) is a whole training step; ft.grad(loss, tensors) gives gradients as tensors"
 
 Table = dict[str, str]
@@ -57,6 +58,12 @@ MODULE: Table = {
     "register_buffer": "arrays that are not trained are attributes as they are", "register_parameter": _ATTRIBUTE, "add_module": _ATTRIBUTE,
     "zero_grad": _STEP, "requires_grad_": _TRAINED, "apply": "for module in net.modules(): …", "get_submodule": "net.name, or dict(net.named_modules())[path]",
     "get_parameter": "dict(net.named_parameters())[name]",
+}  # fmt: skip
+
+DATASETS: Table = {
+    "MNIST": "ft.datasets.mnist()", "FashionMNIST": "ft.datasets.fashion_mnist()", "ImageFolder": "ft.datasets.image_folder(path)",
+    "DataLoader": "ft.datasets.Loader(data, batch_size)", "CIFAR10": _PICTURES, "CIFAR100": _PICTURES, "SVHN": _PICTURES, "ImageNet": _PICTURES,
+    "cifar10": _PICTURES, "cifar100": _PICTURES, "svhn": _PICTURES, "imagenet": _PICTURES, "load": "ft.datasets.mnist(), ft.datasets.fashion_mnist()",
 }  # fmt: skip
 
 OPTIMISERS: Table = {

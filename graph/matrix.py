@@ -27,6 +27,7 @@ from faltung.graph.index import Batch, Shape
 from faltung.graph.room import amount, granted, room
 from faltung.graph.scope import Scope
 from faltung.graph.sparse import ENTRY, Sparse, gathered, identity
+from faltung.graph.split import units_dropped
 from faltung.graph.tensor import NO_ARRAY, Tensor, leaf, topological
 
 WRITTEN = 200_000  # entries, or products in them, that are written with symbols
@@ -236,7 +237,7 @@ class _Field:
         _check_written(size(t.shape), f"elements of {name}")
         out = self.zeros(*_one_image(t.shape))
         if all(o.kind == "constant" for o in topological([t]) if o.is_leaf):
-            kind = np.dtype(t.dtype if t.is_leaf else "float64").type
+            kind = t.precise().dtype.type if t.is_leaf else np.float64
             for at, v in np.ndenumerate(self.values(t)):
                 out[at] = SYMBOLIC.number(_fraction(float(v), kind))
             return out
@@ -274,7 +275,7 @@ def _one(t: Tensor, x: Tensor, found: dict[Tensor, Affine], field: _Field) -> Af
     room(size(t.shape) * ENTRY, f"the matrix of {t.equation}: {size(t.shape)} rows, memory of {amount(size(t.shape) * ENTRY)}", "take a smaller image")
     offset = field.zeros(*_one_image(t.shape))
     known = {s for s, o in enumerate(t.operands) if s not in moving and not field.values.inputs(o)}
-    for eq in t.equations:
+    for eq in (units_dropped(e, shapes) for e in t.equations):
 
         def read(slot: int, eq: Equation = eq) -> Array:
             return field.read(t.operands[slot], eq.operands[slot] if slot < len(eq.operands) else f"X{slot}")

@@ -40,7 +40,7 @@ def each(change: Change) -> Run:
 PASSES = (
     #    name             run                     leaves behind                            reason
     Pass("split",         each(split_residues),   "no read that divides",                  "first: fusion substitutes reads, and a divided read hides that it is dense"),
-    Pass("drop units",    each(drop_units),       "no summed index of extent 1",           "after the split, which makes them; a 1×1 convolution is then a matrix product"),
+    Pass("drop units",    each(drop_units),       "no reduced index of extent 1",          "after the split, which makes them; a 1×1 convolution is then a matrix product"),
     Pass("fuse",          fuse,                   "one equation for each kernel",          "it destroys op boundaries"),
     Pass("fold",         fold,                    "compound factors computed once",        "last: only then an epilogue shows the whole linear form"),
 )  # fmt: skip

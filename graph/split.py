@@ -11,6 +11,7 @@ which has no division and no inserted zero. The pieces tile the result.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from math import gcd, lcm
@@ -25,13 +26,14 @@ from faltung.graph.expr import (
     Inside,
     Reduce,
     Value,
+    accesses,
     const,
     reindex,
     replace as swap,
     rewrite,
     walk,
 )  # fmt: skip
-from faltung.graph.index import Affine, Batch
+from faltung.graph.index import Affine, Batch, Shape, always_inside
 from faltung.graph.recognise import vanishing
 from faltung.graph.tensor import Tensor, computed
 
@@ -151,14 +153,16 @@ def _forms(eq: Equation) -> list[Affine]:
 
 
 def drop_units(t: Tensor) -> Tensor | None:
-    """Summed indices of extent 1 replaced by 0: a 1×1 convolution becomes the matrix product that it is."""
-    pieces = tuple(_without_units(eq) for eq in t.equations)
+    """Reduced indices of extent 1 replaced by 0: a 1×1 convolution becomes a matrix product, a maximum of one element that element."""
+    shapes = [o.shape for o in t.operands]
+    pieces = tuple(units_dropped(eq, shapes) for eq in t.equations)
     if pieces == t.equations:
         return None
     return computed(pieces, t.operands, dtype=t.dtype, name=t.name, op=t.op, derivation=t.derivation)
 
 
-def _without_units(eq: Equation) -> Equation:
+def units_dropped(eq: Equation, shapes: Sequence[Shape]) -> Equation:
+    """An equation over operands of these shapes with its reduced indices of extent 1 replaced by 0."""
     reduce = eq.reduce
     if reduce is None or reduce.kind not in ("sum", "max", "min"):
         return eq
@@ -167,7 +171,11 @@ def _without_units(eq: Equation) -> Equation:
         return eq
     kept = tuple(i for i in reduce.indices if i not in units)
     body = reindex(reduce.body, {i: Affine.of(0) for i in units})
-    if not kept and reduce.kind != "sum":
+    if not kept and reduce.kind != "sum" and not _all_inside(body, eq, shapes):
         return eq  # a padded read outside a maximum is -inf, outside of one it would be 0
     inner = Reduce(reduce.kind, kept, body) if kept else body
     return make(eq.free, swap(eq.expr, reduce, inner), eq.extent, lhs=eq.lhs, shape=eq.shape, target=eq.target, operands=eq.operands)
+
+
+def _all_inside(body: Expr, eq: Equation, shapes: Sequence[Shape]) -> bool:
+    return all(always_inside(f, e, eq.extent) for a in accesses(body) for f, e in zip(a.index, shapes[a.slot], strict=True))

@@ -10,6 +10,7 @@ subexpressions are free. The name, the user's source line and the derivation are
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import threading
 import weakref
@@ -36,6 +37,15 @@ _changes = 0  # of the value of any tensor; guarded by _lending
 _interned: weakref.WeakValueDictionary[tuple[Any, ...], Tensor] = weakref.WeakValueDictionary()
 
 
+def _after_fork() -> None:
+    global _lending
+    _lending = threading.Lock()  # another thread may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def changes() -> int:
     """How often the value of any tensor has changed: while it stays the same, no version has moved."""
     return _changes
@@ -56,7 +66,7 @@ class Tensor:
     """
 
     __slots__ = (
-        "__weakref__", "derivation", "dtype", "equations", "kept", "kind", "name", "op", "operands", "serial", "shape", "site", "source", "value", "version",
+        "__weakref__", "changes_states", "derivation", "dtype", "equations", "kept", "kind", "name", "op", "operands", "serial", "shape", "site", "source", "unrounded", "value", "version",
     )  # fmt: skip
     __array_ufunc__ = None  # so that ndarray + tensor asks us, not NumPy
 
@@ -79,6 +89,8 @@ class Tensor:
         self.version = 0  # counts changes of the value, so that compiled models know when to fetch it
         self.source: Callable[[], np.ndarray[Any, Any]] | None = None  # where a newer value lives
         self.kept = False  # there for good: it need not be held here as well
+        self.changes_states = False  # whether states of a layer change in a training step that computes it
+        self.unrounded: np.ndarray[Any, Any] | None = None  # what a constant was rounded from, where it is worked out rather than given
         self.serial = next(_serial)  # creation order: operands come before their users
         self.derivation: tuple[Step, ...] = ()
         self.site = _site()
@@ -117,6 +129,10 @@ class Tensor:
             raise ShapeError(f"{self.name or 'this tensor'} has no value: it is {self.kind}, not a parameter or a constant")
         return self.value
 
+    def precise(self) -> np.ndarray[Any, Any]:
+        """The value in double precision where it is known so, else as `read` gives it. Raises ShapeError where there is none."""
+        return self.read() if self.unrounded is None else self.unrounded
+
     def at_hand(self) -> tuple[int, Callable[[], np.ndarray[Any, Any]]]:
         """The version of the value, and what gives it without waiting for anybody, as long as this is the version.
 
@@ -153,7 +169,7 @@ class Tensor:
         if array.shape != self.shape:
             raise ShapeError(f"{self.name}: expected shape {list(self.shape)}, got {list(array.shape)}")
         with _lending:
-            self.value, self.source, self.kept = array, None, False
+            self.value, self.source, self.kept, self.unrounded = array, None, False, None
             return self._changed()
 
     def lend(self, source: Callable[[], np.ndarray[Any, Any]]) -> int:

@@ -41,6 +41,16 @@ REFRESH_SECONDS = 3600      # an entry used again is marked as used at most this
 STALE_SECONDS = 3600        # a half-written file this old belongs to a writer that died
 _ENTRY = re.compile(r"[0-9a-f]{64}")
 _PART = re.compile(r"part-\w+")
+_counting = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _counting
+    _counting = threading.Lock()  # another thread may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +73,12 @@ class Cache:
         self.folder, self.capacity = folder, capacity
         self.hits = self.misses = self.writes = 0
         self._unswept = random.uniform(0, SWEPT * capacity)  # so that many processes, each writing little, look as often
-        self._lock = threading.Lock()
 
     def get(self, key: bytes | str) -> bytes | None:
         """The payload stored under `key`, or None."""
         name = _name(key)
         payload = self._read(name)
-        with self._lock:
+        with _counting:
             if payload is None:
                 self.misses += 1
             else:
@@ -96,7 +105,7 @@ class Cache:
                 with suppress(OSError):
                     os.unlink(part)
                 raise
-            with self._lock:
+            with _counting:
                 self.writes += 1
                 self._unswept += size
                 due = self._unswept >= SWEPT * self.capacity

@@ -17,10 +17,11 @@ from faltung.codegen.choose import Chooser
 from faltung.codegen.program import in_place, lower
 from faltung.codegen.target import host
 from faltung.graph.descent import Optimiser, Update
-from faltung.graph.errors import DTypeError, ShapeError
+from faltung.graph.errors import DTypeError, ShapeError, UnsupportedOp
 from faltung.graph.grad import grad
 from faltung.graph.history import History
 from faltung.graph.index import Batch
+from faltung.graph.ops.table import apply, row
 from faltung.graph.pipeline import optimise
 from faltung.graph.room import granted
 from faltung.graph.tensor import FLOATS, Tensor, computed, leaf, topological
@@ -31,6 +32,7 @@ from faltung.runtime.tune import Tuned
 from faltung.runtime.workshop import compiling_ahead
 
 MOST = 1 << 45  # elements of a tensor: addresses have 47 bits
+COPY = row("copy", "X", "Y[...] = X[...]")
 SMALLER = "give its tensors smaller extents"
 
 
@@ -103,11 +105,13 @@ def compile_step(
     """A whole training step as one native call: forward, backward and update of all parameters of `network`.
 
     `step(images, labels)` gives the loss before the update, or (loss, *outputs) when outputs are asked for.
-    Running statistics of `network` move on with its parameters; those of other networks that the loss goes through stay. A
-    dict of parameters trains these alone, and no statistics move.
+    Running statistics of `network` move on with its parameters, and its dropout chooses anew in every step; states of other
+    networks that the loss goes through stay. A dict of parameters trains these alone: no layer may be in training mode whose
+    states would have to move.
     `accuracy` is that of `compile`. It is strict unless told otherwise: errors of one step go into the next, and weights
     that change in every step must be transformed in every step.
-    Raises ShapeError for a loss that is no scalar, DTypeError for arguments of another kind.
+    Raises ShapeError for a loss that is no scalar, DTypeError for arguments of another kind, UnsupportedOp for a dict and a
+    layer that moves.
     """
     _check_kinds(loss, network, optimiser, outputs)
     if loss.shape:
@@ -115,6 +119,8 @@ def compile_step(
     named = dict(network) if isinstance(network, Mapping) else dict(network.named_parameters())
     used = set(topological([loss]))
     named = {n: p for n, p in named.items() if p in used}
+    if isinstance(network, Mapping):
+        _check_still(loss, *outputs)
     if not named:
         raise ShapeError("compile_step: 0 parameters: the loss depends on none of the network's; layers in a plain list are no parts of their owner, those in nn.ModuleList are")
     gradients = grad(loss, named)
@@ -127,6 +133,8 @@ def compile_step(
     count = 1 + len(outputs)
     updates: dict[Tensor, Tensor] = {}
     for (old, _), new in zip(assignments, results[count:], strict=True):
+        while new in updates:  # states that become the same, such as 0, have memory of their own
+            new = apply(COPY, [new])
         updates[new] = old
         assert in_place(new, old), f"the update of {old.name} cannot be written in place"
     with granted("compile_step", SMALLER), compiling_ahead(host()):
@@ -157,6 +165,17 @@ def _check_kinds(loss: object, network: object, optimiser: object, outputs: obje
         raise DTypeError(f"compile_step: the optimiser must be one of ft.optim, got {type(optimiser).__name__}")
     if not isinstance(outputs, (list, tuple)) or not all(isinstance(t, Tensor) for t in outputs):
         raise DTypeError("compile_step: outputs must be a list of tensors")
+
+
+def _check_still(*results: Tensor) -> None:
+    """Raise UnsupportedOp where a layer's states would have to change with these results, and no network is there that has them."""
+    moving = [t for t in topological(results) if t.changes_states]
+    if moving:
+        raise UnsupportedOp(
+            f"compile_step: a dict of parameters has no states, but {len(moving)} layers in training mode change theirs in every step (running statistics, "
+            f"dropout's choice), such as {moving[0].op}, made at {moving[0].site}: give the network, or the parts that are trained as nn.ModuleList([…]), or make the "
+            "graph after net.eval(), whose layers stand still"
+        )
 
 
 def _running(network: object, *results: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -198,6 +217,10 @@ class Step(Model):
         loss = float(results[0])
         return (loss, *results[1:]) if len(results) > 1 else loss
 
+    def _forked(self) -> None:
+        super()._forked()
+        self._counting = threading.Lock()
+
     def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
         """State of the optimiser and the number of steps made, as arrays."""
         found = {name: np.array(t.read()) for name, t in self._update.states.items()}
@@ -232,9 +255,10 @@ def _retyped(outputs: Sequence[Tensor], dtype: str) -> tuple[list[Tensor], dict[
     for t in topological(outputs):
         if t.is_leaf:
             if t.dtype in FLOATS and t.dtype != dtype:
-                new[t] = leaf(t.kind, t.shape, dtype, t.name)
+                new[t] = leaf(t.kind, t.shape, dtype, t.name, t.unrounded)
                 new[t].serial = t.serial  # arguments keep their order
-                origins[new[t]] = t
+                if t.unrounded is None:
+                    origins[new[t]] = t
             else:
                 new[t] = t
         else:

@@ -397,6 +397,14 @@ class Model:
             origin = self._memory.origins.get(t, t)
             self._seen[t] = origin.lend(lambda n=number, d=origin.dtype: self._read_held(n, d))  # type: ignore[misc]
 
+    def _forked(self) -> None:
+        """In the child of a fork whoever held the lock does not exist, and may not have finished.
+
+        A lock says that it is held only when its thread runs Python again: it is replaced whatever it says.
+        """
+        self._prepared = self._prepared and not self._lock.locked()
+        self._lock = threading.Lock()
+
     def _read_held(self, number: int, dtype: str) -> Array:
         with self._lock:
             return self._memory.read(number, 0).astype(dtype, copy=False)
@@ -407,8 +415,7 @@ _MODELS: weakref.WeakSet[Model] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for model in list(_MODELS):
-        if model._lock.locked():  # by a thread that this process does not have, and that may not have finished
-            model._lock, model._prepared = threading.Lock(), False
+        model._forked()
 
 
 if hasattr(os, "register_at_fork"):

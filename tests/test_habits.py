@@ -20,6 +20,7 @@ OWNERS: list[tuple[Any, elsewhere.Table]] = [
     (nn, elsewhere.LAYERS),
     (nn.ReLU(), elsewhere.MODULE),
     (ft.optim, elsewhere.OPTIMISERS),
+    (ft.datasets, elsewhere.DATASETS),
 ]
 ROWS = [(owner, name, text) for owner, table in OWNERS for name, text in table.items()]
 
@@ -39,8 +40,25 @@ def test_a_function_needs_no_row() -> None:
     for name in ("relu", "softmax", "flatten", "max"):
         with pytest.raises(AttributeError, match=re.escape(f"no attribute {name!r}; here: ft.{name}(x)")):
             getattr(x, name)
-    for owner in (x, nn.ReLU(), ft, nn, ft.optim):
+    for owner in (x, nn.ReLU(), ft, nn, ft.optim, ft.datasets):
         assert not hasattr(owner, "nonsense") and not hasattr(owner, "__nonsense__")
+
+
+@pytest.mark.parametrize("line", ["import faltung.nn.functional as F", "from faltung.nn import functional", "from faltung.nn.functional import relu"])
+def test_an_import_of_the_functions_says_where_they_are(line: str) -> None:
+    with pytest.raises(ImportError, match=re.escape("there is no module 'faltung.nn.functional'; here: functions are in ft itself: ft.relu(x)")):
+        exec(line)
+    assert not hasattr(nn, "functional")
+
+
+def test_a_network_of_another_name() -> None:
+    with pytest.raises(ft.UnsupportedOp, match=r"no network is called 'resnet19' \(did you mean resnet1.*\): there are mlp, digits"):
+        ft.zoo.build("resnet19")
+    for name in (None, 50, ["vgg16"], nn.ReLU):
+        with pytest.raises(ft.UnsupportedOp, match="no network is called .*: there are mlp, digits"):
+            ft.zoo.build(name)  # type: ignore[arg-type]
+    with pytest.raises(ft.DTypeError, match="position 'relu' in a sequence of 1 modules: give a whole number or a slice"):
+        nn.Sequential(nn.ReLU())["relu"]  # type: ignore[call-overload]
 
 
 # ---- what is written instead is so ----

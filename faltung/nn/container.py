@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, overload
+from typing import Any, SupportsIndex, overload
 
 from faltung.graph.errors import DTypeError, ShapeError
 from faltung.nn.module import Module
@@ -53,6 +53,8 @@ class Sequential(Module):
             for place, module in enumerate(parts[at]):
                 object.__setattr__(part, str(place), module)  # past Module's own, which would rename
             return part
+        if not isinstance(at, SupportsIndex):
+            raise DTypeError(f"position {at!r} in a sequence of {len(parts)} modules: give a whole number or a slice; a module with a name is an attribute")
         if not -len(parts) <= at < len(parts):
             raise IndexError(f"position {at} in a sequence of {len(parts)} modules")
         return parts[at]

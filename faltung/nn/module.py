@@ -252,6 +252,7 @@ class Module:
         if "_changes" not in vars(self):
             object.__setattr__(self, "_changes", WeakKeyDictionary())
         self._changes[result] = change
+        result.changes_states = True
 
     def updates(self, *results: Tensor) -> list[tuple[Tensor, Tensor]]:
         """(state, new value) for every state that changes in a training step.

@@ -66,8 +66,8 @@ __all__ = ["TABLE", "Entry", "build", "imagenet_classes", *TABLE]
 
 def build(name: str, **options: Any) -> nn.Module:
     """A new network of that name. Raises UnsupportedOp, with those there are, for another name and for another option."""
-    if name not in TABLE:
-        raise UnsupportedOp(f"no network is called {name!r}{close_to(name, TABLE)}: there are {', '.join(TABLE)}")
+    if not isinstance(name, str) or name not in TABLE:
+        raise UnsupportedOp(f"no network is called {name!r}{close_to(str(name), TABLE)}: there are {', '.join(TABLE)}")
     build, known = TABLE[name].build, signature(TABLE[name].build).parameters
     for option in options:
         if option not in known:

@@ -27,6 +27,14 @@ def constant(value: Any, name: str = "", dtype: str | None = None) -> Tensor:
     return leaf("constant", array.shape, str(array.dtype), name, array)
 
 
+def table(values: np.ndarray[Any, Any], dtype: str) -> Tensor:
+    """A constant that is worked out, not given: float64 numbers rounded to `dtype`. A graph computed in double precision takes them as they are."""
+    found = constant(values, dtype=dtype)
+    if found.value is not None and found.value.dtype != values.dtype:
+        found.unrounded = values
+    return found
+
+
 def parameter(value: Any, name: str = "", dtype: str | None = None) -> Tensor:
     """A trainable array with its initial value."""
     array = _array(value, dtype, name or "parameter")

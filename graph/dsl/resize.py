@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from faltung.graph.dsl.arguments import Ints, letters_of, per_axis
-from faltung.graph.dsl.leaves import as_tensor, constant
+from faltung.graph.dsl.leaves import as_tensor, constant, table
 from faltung.graph.dsl.pointwise import number
 from faltung.graph.dsl.views import getitem, pad
 from faltung.graph.errors import DTypeError, ShapeError, UnsupportedOp
@@ -77,9 +77,10 @@ def _targets(x: Tensor, size: Any, scale_factor: Any) -> list[tuple[int, Fractio
         return [(_worked_out(n), Fraction(e, n)) for n, e in zip(new, old, strict=True)]
     given = tuple(scale_factor) if isinstance(scale_factor, Sequence) else (scale_factor,) * len(old)
     factors = [Fraction(number("interpolate", "scale_factor", f)) for f in given]
-    if len(factors) != len(old) or any(f <= 0 or e * f < 1 for e, f in zip(old, factors, strict=True)):
+    sizes = [floor(min(e * float(f), LONGEST + 1)) for e, f in zip(old, factors, strict=False)]  # rounded first: 6 · 0.333… is 2
+    if len(factors) != len(old) or any(e < 1 for e in sizes):
         raise ShapeError(f"interpolate: scale_factor={scale_factor!r} leaves nothing of {old} or is not one for each axis")
-    return [(_worked_out(floor(e * f)), 1 / f) for e, f in zip(old, factors, strict=True)]
+    return [(_worked_out(n), 1 / f) for n, f in zip(sizes, factors, strict=True)]
 
 
 def _worked_out(extent: int) -> int:
@@ -137,7 +138,7 @@ def _linear(x: Tensor, axis: int, extent: int, ratio: Fraction, align_corners: b
         for o, p in enumerate(at):
             for h in range(floor(p), min(floor(p) + 2, old)):
                 weights[o, h] = float(1 - abs(p - h))
-        return apply(REGISTRY["interpolate"], [x, constant(weights, dtype=x.dtype)], words=_along(x, axis, "o"))
+        return apply(REGISTRY["interpolate"], [x, table(weights, x.dtype)], words=_along(x, axis, "o"))
 
 
 def _upsampled(x: Tensor, axis: int, factor: int) -> Tensor:
@@ -148,7 +149,7 @@ def _upsampled(x: Tensor, axis: int, factor: int) -> Tensor:
     read = ",".join(f"{c}+p" if a == axis else c for a, c in enumerate(letters))
     write = ",".join(f"{factor}*{c}+q" if a == axis else c for a, c in enumerate(letters))
     words = {"all": read, "over": "p", "to": write}
-    return apply(REGISTRY["upsample"], [padded, constant(_floats(weights), dtype=x.dtype)], words=words)
+    return apply(REGISTRY["upsample"], [padded, table(_floats(weights), x.dtype)], words=words)
 
 
 def _floats(weights: Sequence[Sequence[Fraction]]) -> np.ndarray[Any, Any]:

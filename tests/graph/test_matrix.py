@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import sys
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -16,7 +17,7 @@ from scipy import signal
 import faltung as ft
 from faltung import nn
 from faltung.graph import drawing, entries, sparse
-from faltung.graph.evaluate import evaluate
+from faltung.graph.evaluate import EXACT, evaluate
 from faltung.graph.matrix import Matrix
 from faltung.graph.tensor import Tensor
 from tests.check import Array, distinct, integers
@@ -347,6 +348,27 @@ def test_a_network_in_evaluation_mode() -> None:
 
 def says(error: type[Exception], *words: str) -> Any:
     return pytest.raises(error, match="(?s)" + ".*".join(map(re.escape, words)))
+
+
+@pytest.mark.parametrize("pool", [lambda x: ft.max_pool2d(x, 1, 2), lambda x: ft.adaptive_max_pool2d(x, (5, 4)), lambda x: ft.max(x, 1, keepdim=True)])
+def test_a_maximum_of_one_element_is_that_element(pool: Callable[[ft.Tensor], ft.Tensor]) -> None:
+    x = ft.input("x", (1, 1, 5, 4))
+    y, image = pool(x), integers((1, 1, 5, 4), 3)
+    expected = image[:, :, ::2, ::2] if y.shape[2] == 3 else image
+    a = ft.matrix(y, x)
+    assert a.nnz == expected.size and not a.offset.any() and set(a.toarray().reshape(-1)) == {0, 1}
+    assert np.array_equal(a @ image, expected) and np.array_equal(evaluate(y, {x: image}, EXACT), expected)
+    assert np.array_equal(a.T @ expected, evaluate(ft.grad(y, x, ft.constant(expected)), {x: image}))
+
+
+def test_one_element_that_may_lie_outside_is_no_multiple() -> None:
+    """Outside, the maximum of one is -∞; a least of one element is that element, too."""
+    x = ft.input("x", (4,))
+    with says(ft.UnsupportedOp, "max over p chooses by value"):
+        ft.matrix(ft.define("Y[i<6] = max(p<1: X[i+p-1])")(x), x)
+    least = ft.define("Y[i<3] = min(p<1: 2*X[i+p+1] - 3*i)")(x)
+    a = ft.matrix(least, x)
+    assert np.array_equal(a.toarray(), 2 * np.eye(4)[1:]) and np.array_equal(a.offset, [0, -3, -6])
 
 
 def test_what_is_not_linear_is_named() -> None:

@@ -134,6 +134,11 @@ def test_unit_indices_disappear() -> None:
     (after,) = optimise([y])
     assert after.equation.bound == ("c",)
     assert name(after.equation) == "matrix product"
+    x = dsl.input("x", (None, 2, 5, 5))
+    (after,) = optimise([dsl.max_pool2d(x, 1, 2)])
+    assert after.equation.reduce is None and after is optimise([x[:, :, ::2, ::2]])[0]
+    (after,) = optimise([dsl.relu(dsl.max_pool2d(dsl.exp(x), 1))])
+    assert after is optimise([dsl.relu(dsl.exp(x))])[0], "nothing stands in the way of fusion"
 
 
 # ---- fusion ----

@@ -193,6 +193,30 @@ def test_interpolation_by_a_factor() -> None:
     np.testing.assert_allclose(found[0, 0], np.interp(at, np.arange(6), line[0, 0]), atol=1e-12)
 
 
+@pytest.mark.parametrize("extent, factor, expected", [(6, 1 / 3, 2), (3, 1 / 3, 1), (9, 2 / 3, 6), (10, 1.3, 13), (7, 0.3, 2), (5, 1e-3, 0)])
+def test_a_factor_is_the_number_that_it_was_written_for(extent: int, factor: float, expected: int) -> None:
+    x = ft.input("x", (1, 1, extent))
+    if expected:
+        assert ft.interpolate(x, scale_factor=factor).shape == (1, 1, expected)
+    else:
+        with pytest.raises(ft.ShapeError, match="leaves nothing"):
+            ft.interpolate(x, scale_factor=factor)
+
+
+@pytest.mark.parametrize("options", [{"size": (11, 8)}, {"size": (3, 5)}, {"size": (11, 8), "align_corners": True}, {"scale_factor": 3}], ids=str)
+def test_interpolation_in_double_precision(options: dict[str, Any]) -> None:
+    """Weights are rounded to the type that is computed in, not to the image's before."""
+    x, doubles = ft.input("x", (None, 2, 5, 6)), np.random.default_rng(3).standard_normal((2, 2, 5, 6))
+    y = ft.interpolate(x, mode="bilinear", **options)
+    sizes = options.get("size", (15, 18))
+    expected = linear(doubles, sizes, options.get("align_corners", False))
+    for found in (ft.compile(y, dtype="float64")(doubles), evaluate(y, {x: doubles}), ft.matrix(y, x) @ doubles):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
+    single = ft.compile(y)(doubles)
+    assert single.dtype == np.float32
+    np.testing.assert_allclose(single, expected, rtol=0, atol=2e-6)
+
+
 def test_nothing_gets_through_from_an_element_that_is_not_taken() -> None:
     spoilt = X.copy()
     spoilt[:, :, 2, 3] = np.nan

@@ -488,3 +488,30 @@ def test_a_child_forked_during_a_run_runs_the_model_again() -> None:
             signal.alarm(20)
             os._exit(0 if model(np.float32([[1, -1, 2]])).tolist() == [[1, 0, 2]] else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_children_forked_while_threads_take_turns_run_the_model_again() -> None:
+    """A thread that was just given the lock holds it, and the lock does not say so yet."""
+    model, x = ft.compile(ft.relu(ft.input("x", (None, 3)))), np.float32([[1, -1, 2]])
+    done = threading.Event()
+
+    def calling() -> None:
+        while not done.is_set():
+            model(x)
+
+    workers = [threading.Thread(target=calling) for _ in range(4)]
+    for w in workers:
+        w.start()
+    code = 0
+    for _ in range(40):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            os._exit(0 if model(x).tolist() == [[1, 0, 2]] else 1)
+        if code := os.waitpid(child, 0)[1]:
+            break
+    done.set()
+    for w in workers:
+        w.join()
+    assert code == 0

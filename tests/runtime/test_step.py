@@ -137,6 +137,32 @@ def test_gradients_and_parameters_may_be_outputs() -> None:
     assert value == 9.0 and gradient.tolist() == [2.0, 8.0] and w.read().tolist() == [0.5, 0.0]
 
 
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(3), nn.Dropout(0.5)], ids=["batch norm", "dropout"])
+def test_parameters_alone_move_no_state_of_a_layer(layer: nn.Module) -> None:
+    """Statistics would stay where they are, and dropout would take the same elements in every step."""
+    net = nn.Sequential(nn.Linear(3, 3), layer)
+    some, x = {"w": net[0].weight}, ft.input("x", (None, 3))
+    loss = ft.sum(net.train()(x))
+    with pytest.raises(ft.UnsupportedOp, match=r"layers in training mode.*made at .*test_step.py:\d+.*give the network.*net\.eval\(\)"):
+        ft.compile_step(loss, some, ft.optim.SGD(0.5))
+    with pytest.raises(ft.UnsupportedOp, match="layers in training mode"):
+        ft.compile_step(ft.sum(some["w"]), some, ft.optim.SGD(0.5), outputs=[net(x)])
+    before = {key: a for key, a in net.state_dict().items() if key != "0.weight"}
+    step = ft.compile_step(ft.sum(net.eval()(x)), some, ft.optim.SGD(0.5))
+    step(np.ones((2, 3), "float32"))
+    assert all(np.array_equal(net.state_dict()[key], a) for key, a in before.items())
+    ft.compile_step(loss, net[0], ft.optim.SGD(0.5))  # a network says itself what moves
+
+
+def test_statistics_of_the_batch_need_no_layer() -> None:
+    """What remembers nothing has nothing that could stay behind."""
+    x, w = ft.input("x", (None, 2)), ft.parameter(np.ones(2), "w")
+    layer = nn.BatchNorm1d(2, affine=False, track_running_stats=False)
+    for y in (ft.batch_norm(x, training=True), layer.train()(x)):
+        step = ft.compile_step(ft.sum(y * y * w), {"w": w}, ft.optim.SGD(0.0))
+        assert math.isclose(step([[1.0, 2.0], [3.0, 6.0]]), 4.0, rel_tol=1e-4)
+
+
 def test_the_rate_changes_without_compiling() -> None:
     net, _, _, loss = network("float32")
     step = ft.compile_step(loss, net, ft.optim.SGD(0.5))
@@ -289,3 +315,39 @@ def test_training_learns() -> None:
     step = ft.compile_step(loss, net, ft.optim.Adam(0.02))
     losses = [step(images, labels) for _ in range(60)]
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_statistics_of_the_last_batch_alone() -> None:
+    """With momentum 1 what they were is written and never read."""
+    norm, x = nn.BatchNorm2d(3, momentum=1.0), ft.input("x", (None, 3, 2, 4))
+    step = ft.compile_step((norm(x) * norm(x) * norm(x)).mean(), norm, ft.optim.SGD(0.1))
+    for seed in range(2):
+        images = np.random.default_rng(seed).integers(-3, 4, (4, 3, 2, 4)).astype(np.float64)
+        step(images)
+        assert np.array_equal(norm.running_mean.read(), images.mean((0, 2, 3)))
+        np.testing.assert_allclose(norm.running_var.read(), images.var((0, 2, 3), ddof=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [8, 24])
+def test_statistics_of_instances(channels: int) -> None:
+    """The mean over images of their variances is a sum of products with a scalar."""
+    norm, x = nn.InstanceNorm2d(channels, track_running_stats=True, affine=True), ft.input("x", (None, channels, 2, 4))
+    images = np.random.default_rng(0).integers(-3, 4, (4, channels, 2, 4)).astype(np.float64)
+    ft.compile_step((norm(x) * norm(x) * norm(x)).mean(), norm, ft.optim.SGD(0.1), accuracy="balanced")(images)
+    np.testing.assert_allclose(norm.running_mean.read(), 0.1 * images.mean((0, 2, 3)), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(norm.running_var.read(), 0.9 + 0.1 * images.var((2, 3), ddof=1).mean(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.0), (0.0, 0.9), (0.0, 0.0)])
+def test_states_that_forget_a_gradient_of_zero(betas: tuple[float, float]) -> None:
+    """A bias before a batch normalisation has no gradient: with a β of 0 its state is 0 whatever it was, and nobody reads it."""
+    net, x = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)), ft.input("x", (None, 1, 2, 2))
+    bias = net[0].bias.read().copy()
+    step = ft.compile_step((net(x) * net(x) * net(x)).mean(), net, ft.optim.Adam(0.1, betas))
+    step.load_state_dict({n: np.ones_like(v) if n.endswith(".1") else v for n, v in step.state_dict().items()})
+    images = np.random.default_rng(0).integers(-3, 4, (4, 1, 2, 2))
+    assert math.isfinite(step(images)) and math.isfinite(step(images))
+    state = step.state_dict()
+    for beta, name in zip(betas, ("mean.1", "square.1"), strict=True):
+        np.testing.assert_allclose(state[name], np.full(2, beta**2), rtol=1e-6)
+    assert np.isfinite(net[0].bias.read()).all() and (betas[0] or np.array_equal(net[0].bias.read(), bias))
