@@ -207,9 +207,10 @@ def _in_turns(model: Model, count: int) -> tuple[Array, Array, Array, Array, lis
     """
     profile.sample(model, {}, 1)  # there is a plan from now on
     (moves, moved), again = movers(model, count), repeated(model, count)
-    inputs = _inputs(model)
+    inputs, gauge = _inputs(model), profile.peak("f32")
 
     def working(other: Plan) -> Array:
+        gauge.measure()  # as before each of the samples: all threads are awake
         for lies, value in inputs:  # as a call writes them
             lies[:] = value
         return threads.pool().measure(other, 1)[..., 1].max(axis=0)
