@@ -155,10 +155,13 @@ class Builder:
         """Give the register a new value."""
         self.append(Set(register, loops.lift(value, register.type)))
 
-    def let(self, value: Expr, name: str = "v") -> Temp:
-        """Evaluate once, here; the result is readable in the rest of the block."""
+    def let(self, value: Expr, name: str = "v", pinned: bool = False) -> Temp:
+        """Evaluate once, here; the result is readable in the rest of the block.
+
+        A pinned address stays what it is in machine code, too: what is read some constants from it is read so.
+        """
         temp = Temp(self.fresh(name), value.type)
-        self.append(Let(temp, value))
+        self.append(Let(temp, value, pinned))
         return temp
 
     def load(

@@ -34,6 +34,7 @@ from faltung.codegen.loops import (
     Set,
     Stmt,
     Store,
+    Temp,
     Var,
     key,
     peel,
@@ -51,6 +52,7 @@ class Body(Arithmetic):
         self.kernel = kernel
         self.buffers = (*kernel.buffers, *kernel.private)
         self.label = "entry"  # of the basic block being written
+        self.pinned: set[str] = set()  # addresses from which constants are counted in machine code
 
     def text(self) -> str:
         """The function, with its loop over the part of the parallel range it is given."""
@@ -79,6 +81,10 @@ class Body(Arithmetic):
         offset = self.value(address)
         if offset != "0":
             base = self.hoisted(f"getelementptr {inbounds}{t}, ptr {base}, i64 {offset}", base, offset)
+            if isinstance(address, Temp) and key(address) in self.pinned:
+                # LLVM's strength reduction does not look through it. It would give each read of a long loop body a pointer
+                # of its own, more than there are registers.
+                base = self.hoisted(f"freeze ptr {base}", base)
         return self.hoisted(f"getelementptr {inbounds}{t}, ptr {base}, i64 {constant}", base) if constant else base
 
     def read(self, x: Expr) -> str:
@@ -164,6 +170,8 @@ class Body(Arithmetic):
                     self.names[key(stmt.register)] = self.value(stmt.value)
                 case Let():
                     self.names[key(stmt.temp)] = self.value(stmt.value)
+                    if stmt.pinned:
+                        self.pinned.add(key(stmt.temp))
                 case Store():
                     self.store(stmt)
                 case Prefetch():

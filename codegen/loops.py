@@ -4,7 +4,7 @@
     stmt   = For(variable, lo, hi, step, body)         lo, lo+step, ... below hi; step >= 1
            | If(condition, body, orelse)
            | Set(register, value)                      the first Set of a name declares the register
-           | Let(temp, value)                          evaluated once, here
+           | Let(temp, value, pinned)                  evaluated once, here; LLVM counts addresses from a pinned one
            | Store(buffer, address, value, mask)       vectors go to consecutive elements
            | Prefetch(buffer, address, write)          a hint: the line will be read, or written, soon; any address will do
     expr   = Int(value)                                index arithmetic is scalar i64
@@ -73,6 +73,7 @@ class Set:
 class Let:
     temp: Temp
     value: Expr
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,7 +23,7 @@ from math import prod
 from faltung.codegen.layout import Layout, Place
 from faltung.codegen.loops import Expr, Int, Reg
 from faltung.codegen.schedules.task import Task
-from faltung.codegen.schedules.tile import Form, block, fixed, step
+from faltung.codegen.schedules.tile import Form, block, few, fixed, step
 from faltung.graph.expr import Access
 from faltung.graph.index import Batch
 
@@ -53,6 +53,7 @@ class Tile(ABC):
         self.sharing: tuple[Expr, int] | None = None  # the number of this tile among those of the same lanes, and how many these are
         self.splits = False  # whether sums of many terms are added in parts
         self.streams = True  # whether operands come from memory once for each tile
+        self.few = few(task.target, form.vectors)
 
     @abstractmethod
     def begin(self, places: list[list[dict[str, Place]]]) -> list[list[Reg]]:
@@ -228,8 +229,8 @@ class Tile(ABC):
     def _steps(self, now: dict[str, Place], i: str | None, count: int, offsets: list[Expr | int], acc: list[list[Reg]]) -> None:
         """`count` values of index `i` from where it stands: loads of B, elements of A, multiply-adds."""
         k = self.k
-        a0 = k.let(self.a.layout.address(self.c.a.index, now), "a")
-        b0 = k.let(self.b.layout.address(self.c.b.index, now), "b")
+        a0 = k.let(self.a.layout.address(self.c.a.index, now), "a", self.few)
+        b0 = k.let(self.b.layout.address(self.c.b.index, now), "b", self.few)
         a_step = self._moves(self.c.a, self.a.layout, i) if i is not None else 0
         b_step = self._moves(self.c.b, self.b.layout, i) if i is not None else 0
         v_step = self.b.layout.strides[self.seen.there, 0]
@@ -237,7 +238,7 @@ class Tile(ABC):
         paired, half = self.form.paired, self.lanes // 2
         for u in range(count):
             at = [b0 + (u * b_step + v * v_step) for v in range(self.form.vectors)]
-            if i is not None:
+            if i is not None and not self.few:
                 self._ask_for_later_steps(i, a0 + u * a_step, at)
             w: list[Expr] = [k.load(self.b.buffer, address, self.lanes, own, name="w") for address in (at[:-1] if paired else at)]
             if paired:

@@ -11,6 +11,7 @@ from faltung.codegen.layout import Layout, Place, blocked, plain, within
 from faltung.codegen.loops import Int
 from faltung.codegen.lower import follows, scalar_places
 from faltung.codegen.schedules.task import Task
+from faltung.codegen.target import Target
 from faltung.graph.equation import Equation
 from faltung.graph.expr import Access, reindex
 from faltung.graph.index import Affine, Batch, Extent
@@ -18,6 +19,7 @@ from faltung.graph.recognise import Contraction, orientations
 
 RUNNING_ON = 0.02  # of the multiply-add rate: what a tile that runs on from line to line must gain, for its addresses
 WRITTEN_OUT = 8  # steps of the innermost reduction of such a tile, for which its addresses are computed once
+FEW = 16  # registers that hold but a small tile, whose steps take so few cycles that the instructions around them show
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ def _tiled(task: Task, found: Lanes) -> Form:
                 if score > best[0] + RUNNING_ON:
                     best = (score, ((row, t),), vectors, lines)
     _, tile, vectors, along = best
-    unroll = WRITTEN_OUT if along else _unroll(prod(t for _, t in tile), vectors)
+    unroll = WRITTEN_OUT if along else _unroll(task, prod(t for _, t in tile), vectors)
     return Form(found, tile, vectors, unroll, half and vectors == blocks, along)
 
 
@@ -208,9 +210,20 @@ def images(task: Task, found: Lanes) -> str | None:
     return first if prod(fixed(eq.extent[i]) for i in c.reduced if i != first) >= 16 else None
 
 
-def _unroll(points: int, vectors: int) -> int:
-    """Steps of the innermost reduction written out: a full tile needs none, and with more the allocator spills."""
+def _unroll(task: Task, points: int, vectors: int) -> int:
+    """Steps of the innermost reduction written out: a full tile needs none, and with more the allocator spills.
+
+    With few registers even a full tile does: a step of 12 multiply-adds is six cycles, and counting it takes a fifth of the
+    instructions.
+    """
+    if few(task.target, vectors):
+        return WRITTEN_OUT
     return 1 if points * vectors >= 12 else 4
+
+
+def few(target: Target, vectors: int) -> bool:
+    """Whether a tile is so small that the instructions around its multiply-adds show; one of 14 points would spill instead."""
+    return target.registers <= FEW and vectors > 1
 
 
 def _tiles(task: Task, c: Contraction, most: int) -> Iterator[tuple[tuple[str, int], ...]]:
