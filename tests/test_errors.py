@@ -219,10 +219,10 @@ def test_a_step_whose_result_does_not_fit_is_no_step(monkeypatch: pytest.MonkeyP
 
     with monkeypatch.context() as patch:
         patch.setattr(np, "empty", deny)
-        with says(ft.OutOfMemory, "smaller extents"):
-            step(np.ones((3, 4)))
+        with says(ft.OutOfMemory, "fewer examples"):
+            step(np.ones((64, 4)))
     assert step.steps == 0 and np.array_equal(w.read(), np.ones(4))
-    step(np.ones((3, 4)))
+    step(np.ones((64, 4)))
     assert step.steps == 1 and not np.array_equal(w.read(), np.ones(4))
 
 

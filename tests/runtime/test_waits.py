@@ -11,6 +11,7 @@ import pytest
 
 import faltung as ft
 from faltung import graph, nn
+from faltung.codegen.target import host
 from faltung.graph.index import Batch
 from faltung.graph.tensor import Tensor
 from faltung.runtime import plan, reached, recall, threads
@@ -161,12 +162,14 @@ def test_no_threads_meet_in_networks(name: str) -> None:
 
 
 def test_one_image_is_waited_for_no_more_where_the_batch_is_fixed() -> None:
-    """Rows of all channels, one after the other: both threads have the same rows in every layer."""
+    """Rows of all channels, one after the other, where a tile has them all: both threads have the same rows in every layer."""
     threads.set_threads(2)
-    net = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 48, 1), nn.ReLU(), nn.Conv2d(48, 32, 1))
+    lanes = host().lanes("f32")
+    two, most = 2 * lanes, (3 if host().registers == 32 else 2) * lanes
+    net = nn.Sequential(nn.Conv2d(lanes, two, 3, padding=1), nn.ReLU(), nn.Conv2d(two, most, 1), nn.ReLU(), nn.Conv2d(most, two, 1))
     for batch in (1, None):
-        model = ft.compile(net(ft.input("x", (batch, 16, 16, 16))))
-        model(np.zeros((1, 16, 16, 16), np.float32))
+        model = ft.compile(net(ft.input("x", (batch, lanes, 16, 16))))
+        model(np.zeros((1, lanes, 16, 16), np.float32))
         assert sum(standing(model, 2, 1)) == 0, batch
 
 
