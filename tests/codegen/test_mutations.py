@@ -19,9 +19,9 @@ from tests.codegen.mutations import Fault, mutants
 from tests.codegen.subjects import FIRST, SUBJECTS
 from tests.codegen.watch import Group, Lifetimes, Subject, Tried
 
-SHARE = 0.015  # of all faults that fit into the Loop IR of the subjects; all of them take some minutes
+SHARE = 0.01  # of all faults that fit into the Loop IR of the subjects; all of them take some minutes
 SEED = 20
-PARTS = 4  # tests that share the subjects, so that processes can share the tests
+PARTS = 3  # tests that share the subjects, so that processes can share the tests
 
 
 @cache
