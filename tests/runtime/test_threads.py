@@ -253,18 +253,22 @@ def test_interrupts_leave_the_pool_whole(library: image.Library) -> None:
     def interrupt(*_: object) -> None:
         inner.check(pool.run)                               # a handler may run plans itself
         raise KeyboardInterrupt
+    mixing.check(pool.run)                                  # what is imported late is imported
     previous = signal.signal(signal.SIGALRM, interrupt)
     try:
         end = time.monotonic() + 1.0
         while time.monotonic() < end:
             try:
                 signal.setitimer(signal.ITIMER_REAL, 0.0007)
-                while True:
+                late = time.monotonic() + 0.1               # Python drops what is raised in a weak reference's callback
+                while time.monotonic() < late:
                     mixing.check(pool.run)
             except KeyboardInterrupt:
                 interrupted += 1
                 if interrupted % 8 == 0:
                     time.sleep(0.0005)                      # time to park
+                if interrupted % 20 == 0:
+                    pool.stop()                             # a start can be interrupted, too
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
