@@ -16,7 +16,7 @@ import pytest
 from faltung.codegen import emit, show
 from faltung.codegen.layout import blocked, plain
 from faltung.codegen.program import Program, lower
-from faltung.codegen.schedules import registers
+from faltung.codegen.schedules import contraction as schedule, registers
 from faltung.codegen.schedules.contraction import contraction
 from faltung.codegen.schedules.images import PARTS
 from faltung.codegen.schedules.task import Plan, Task
@@ -260,6 +260,42 @@ def test_single_precision_stays_near_double() -> None:
     for number, want in zip(program.outputs, evaluate([y, gx, gk], feed), strict=True):
         error = np.linalg.norm(bench.read(number) - want) / np.linalg.norm(want)
         assert error <= 1e-6
+
+
+STRIDED = {
+    "plane": Case((19, 7, 10), (21, 1, 1), options={"stride": (2, 3)}),
+    "one axis": Case((9, 6, 5), (40, 1, 1), batch=3, options={"stride": (1, 2)}),
+    "padding": Case((12, 4, 5), (17, 1, 1), options={"stride": 2, "padding": (1, 2)}),
+    "line": Case((8, 20), (16, 1), options={"stride": 3}),
+    "volume": Case((5, 3, 4, 5), (24, 1, 1, 1), batch=2, options={"stride": 2}),
+}
+
+
+def packings(program: Program) -> int:
+    return sum(s.schedule == "packing" for s in program.steps)
+
+
+@targets
+@pytest.mark.parametrize("case", STRIDED.values(), ids=STRIDED.keys())
+def test_points_read_apart_are_packed(case: Case, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "OFTEN", 1)
+    for dtype, exact in (("float32", False), ("float32", True), ("float64", False)):
+        outputs, inputs = case.outputs(dtype, activation=True)
+        program = check(outputs, inputs, target, [case.batch] if case.batch else [3, 0], exact=exact)
+        assert packings(program) >= 1 and contractions(program) >= 1
+    if target.name == "avx2":
+        outputs, inputs = case.outputs("float32")
+        check(outputs[:1], inputs, target, [case.batch or 2], interpreter=True)
+
+
+@pytest.mark.parametrize("target", [named("avx2"), named("avx512")], ids=str)
+def test_points_are_packed_where_they_are_read_often_and_once(target: Target) -> None:
+    """Not for few filters, not for a window that meets a point again, and not where every point is read."""
+    often = schedule.OFTEN * target.lanes("f32")
+    for filters, taps, stride, count in ((often, 1, 2, 1), (often - 1, 1, 2, 0), (often, 3, 2, 0), (often, 1, 1, 0)):
+        case = Case((16, 9, 9), (filters, taps, taps), options={"stride": stride})
+        (y, *_), _ = case.outputs("float32")
+        assert packings(lower([y], {}, target)) == count
 
 
 @targets
